@@ -1,0 +1,136 @@
+"""What a node does with a parcel addressed to it: open it end to end and keep what is in it, in one transaction."""
+
+from collections.abc import Iterable
+
+from node.core.kem_keys import KemKeyring
+from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock, grade_of
+from node.core.ports import Ledger
+from node.crypto.end_to_end_seal import SealContext, Sealed, open_sealed
+from node.crypto.errors import RefusedError
+from node.crypto.kem import Provider
+from node.crypto.pool_wrap import WrapContext, Wrapped, unwrap
+from node.crypto.suites import suite_kem
+from node.wire.federation import Purpose
+
+
+class ParcelRefusedError(Exception):
+    """The parcel arrived here, but cannot be kept; the text says why and goes back with the acknowledgement."""
+
+
+class Destination:
+    """The end of the way for pool blocks and session keys of this node's SAEs."""
+
+    def __init__(self, node: str, saes: frozenset[str], keyring: KemKeyring, provider: Provider) -> None:
+        self._node = node
+        self._saes = saes
+        self._keyring = keyring
+        self._provider: Provider = provider
+
+    def keep(self, ledger: Ledger, parcel: Parcel) -> None:
+        """Open and store; a parcel that is here already is left as it is. Raises ParcelRefusedError."""
+        if parcel.purpose is Purpose.POOL_BLOCK:
+            self._keep_blocks(ledger, parcel)
+        elif ledger.record(parcel.key_ids[0]) is None:
+            self._keep_session_keys(ledger, parcel)
+
+    def void(self, ledger: Ledger, key_id: str) -> KeyState | None:
+        """Drop a key that nobody has fetched; returns the state it is in now, None if it is not known."""
+        ledger.drop_blocks([key_id])
+        record = ledger.record(key_id)
+        if record is None:
+            return None
+        local = [sae for sae in record.slave_saes if sae in self._saes]
+        if record.state is KeyState.DEPOSITED and ledger.deposits_left(key_id) == len(local):
+            ledger.drop_deposits(key_id)
+            ledger.update_record(key_id, KeyState.VOIDED)
+            return KeyState.VOIDED
+        return record.state
+
+    def _keep_blocks(self, ledger: Ledger, parcel: Parcel) -> None:
+        grade = grade_of(parcel.protections)
+        blocks = [
+            PoolBlock(key_id, value, grade)
+            for key_id, value in zip(parcel.key_ids, self._open_seal(parcel), strict=True)
+        ]
+        ledger.add_blocks(parcel.end_to_end.origin, Direction.IN, blocks, ready=True)
+
+    def _keep_session_keys(self, ledger: Ledger, parcel: Parcel) -> None:
+        strangers = [sae for sae in parcel.target_saes if sae not in self._saes]
+        if strangers:
+            raise ParcelRefusedError(f"SAE not registered here: {', '.join(strangers)}")
+        if parcel.purpose is Purpose.WRAPPED_KEY:
+            values, grade = self._unwrap(ledger, parcel)
+        else:
+            values, grade = self._open_seal(parcel), grade_of(parcel.protections)
+        for key_id, value in zip(parcel.key_ids, values, strict=True):
+            ledger.add_record(
+                KeyRecord(
+                    key_id=key_id,
+                    master_sae=parcel.initiator_sae,
+                    slave_saes=parcel.target_saes,
+                    size_bits=8 * len(value),
+                    grade=grade,
+                    path=parcel.path,
+                    state=KeyState.DEPOSITED,
+                    expires_at=parcel.expires_at,
+                )
+            )
+            ledger.deposit(KeyBlock(key_id, value), parcel.target_saes)
+
+    def _open_seal(self, parcel: Parcel) -> tuple[bytes, ...]:
+        seal = parcel.end_to_end
+        if seal.suite is None or seal.kem_key_id is None or seal.kem_ciphertext is None:
+            raise ParcelRefusedError("the end-to-end seal is incomplete")
+        private_key = self._keyring.private_key("seal", seal.suite, seal.kem_key_id)
+        if private_key is None:
+            raise ParcelRefusedError("the seal's KEM key is unknown or has expired")
+        try:
+            sealed = Sealed(seal.kem_ciphertext, parcel.bodies, seal.tags)
+            return open_sealed(sealed, seal_context(parcel), suite_kem(self._provider, seal.suite), private_key)
+        except RefusedError as error:
+            raise ParcelRefusedError(f"the end-to-end seal does not open: {error}") from error
+
+    def _unwrap(self, ledger: Ledger, parcel: Parcel) -> tuple[tuple[bytes, ...], Grade]:
+        wrap = parcel.end_to_end
+        blocks = ledger.take_named_blocks(wrap.origin, wrap.block_ids)
+        if blocks is None:
+            raise ParcelRefusedError("a pool block is unknown or was spent before")
+        try:
+            wrapped = Wrapped(parcel.bodies, wrap.tags[0] if wrap.tags else b"")
+            values = unwrap(wrapped, [block.value for block in blocks], wrap_context(parcel))
+        except RefusedError as error:
+            raise ParcelRefusedError(f"the wrapped key does not open: {error}") from error
+        return values, weakest([block.grade for block in blocks])
+
+
+def weakest(grades: Iterable[Grade]) -> Grade:
+    """Return the lower of the grades; `qkd` if there are none."""
+    return Grade.PQC if Grade.PQC in grades else Grade.QKD
+
+
+def seal_context(parcel: Parcel) -> SealContext:
+    """Return what origin and destination must agree on for a sealed parcel."""
+    seal = parcel.end_to_end
+    return SealContext(
+        suite=seal.suite or "",
+        origin=seal.origin,
+        destination=seal.destination,
+        kem_key_id=seal.kem_key_id or "",
+        initiator_sae_id=parcel.initiator_sae,
+        target_sae_ids=parcel.target_saes,
+        key_ids=parcel.key_ids,
+        purpose=parcel.purpose.value,
+    )
+
+
+def wrap_context(parcel: Parcel) -> WrapContext:
+    """Return what origin and destination must agree on for a wrapped parcel."""
+    return WrapContext(
+        origin=parcel.end_to_end.origin,
+        destination=parcel.end_to_end.destination,
+        initiator_sae_id=parcel.initiator_sae,
+        target_sae_ids=parcel.target_saes,
+        key_ids=parcel.key_ids,
+        block_ids=parcel.end_to_end.block_ids,
+        purpose=parcel.purpose.value,
+    )

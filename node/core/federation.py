@@ -1,0 +1,99 @@
+"""What a node knows of its federation: who its neighbours are, what they and others advertise, what it advertises.
+
+Joins directory, routing and KEM keys, so that delivery can ask one place: where is this SAE, which way, sealed to what.
+"""
+
+from collections.abc import Callable
+
+from node.core.directory import AdvertRefusedError, Directory
+from node.core.hop import HopLink
+from node.core.kem_keys import KemKeyring
+from node.core.routing import Adjacency, Route, RoutingTable
+from node.errors import NoRouteError
+from node.settings import NeighbourSettings, NodeSettings
+from node.wire.federation import FederationAdvert, KemPublicKey, NodeAdvert, SignedAdvert
+
+
+class Federation:
+    """The surroundings of one node."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        keyring: KemKeyring,
+        owner_of: Callable[[bytes, float], tuple[str, str]],
+        sign: Callable[[bytes], SignedAdvert],
+    ) -> None:
+        self._settings = settings
+        self._keyring = keyring
+        self._sign = sign
+        self._neighbours = {neighbour.node: neighbour for neighbour in settings.neighbours}
+        self.directory = Directory(owner_of)
+        adjacencies = [Adjacency(n.node, n.domain, n.cost) for n in settings.neighbours]
+        self.routing = RoutingTable(settings.node, settings.domain, adjacencies)
+
+    def advertise_self(self, now: float) -> None:
+        """Say anew who this node is and which keys it has."""
+        advert = NodeAdvert(
+            node=self._settings.node,
+            domain=self._settings.domain,
+            saes=self._settings.saes,
+            suites=self._settings.suites,
+            kem_keys=self._keyring.published(),
+            issued_at=now,
+            expires_at=now + self._settings.advert_lifetime_s,
+        )
+        self.directory.learn(self._sign(advert.model_dump_json().encode()), now)
+
+    def advert_for(self, neighbour: str) -> FederationAdvert:
+        """Return what a neighbour is told in `versions`."""
+        domain = self._neighbours[neighbour].domain
+        return FederationAdvert(adverts=self.directory.signed_adverts(), routes=self.routing.adverts_for(domain))
+
+    def learn(self, neighbour: str, advert: FederationAdvert, now: float) -> tuple[str, ...]:
+        """Take over what a neighbour says; returns why single adverts were not believed."""
+        refused = []
+        for signed in advert.adverts:
+            try:
+                self.directory.learn(signed, now)
+            except AdvertRefusedError as error:
+                refused.append(str(error))
+        self.routing.learn(neighbour, advert.routes)
+        return tuple(refused)
+
+    def neighbour(self, node: str) -> NeighbourSettings | None:
+        """Return the settings of a neighbour, None for any other node."""
+        return self._neighbours.get(node)
+
+    def link_to(self, neighbour: str) -> HopLink:
+        """Return the link to a neighbour."""
+        settings = self._neighbours[neighbour]
+        return HopLink(neighbour, settings.link, settings.kind)
+
+    def home_of(self, sae: str) -> str:
+        """Return the node that serves an SAE; raises NoRouteError if nobody advertises it."""
+        home = self.directory.home_of(sae)
+        if home is None:
+            raise NoRouteError(f"no node of the federation advertises the SAE {sae}")
+        return home
+
+    def route_to(self, node: str, avoid: str | None = None) -> Route:
+        """Return the route to a node that does not begin with `avoid`; raises NoRouteError."""
+        route = self.routing.route(node, avoid)
+        if route is None:
+            raise NoRouteError(f"no route from {self._settings.node} to {node}")
+        return route
+
+    def hop_key(self, neighbour: str) -> KemPublicKey:
+        """Return the neighbour's KEM key for hops; raises NoRouteError while it has not advertised one."""
+        return self._kem_key(neighbour, "hop")
+
+    def seal_key(self, node: str) -> KemPublicKey:
+        """Return a node's KEM key for end-to-end seals; raises NoRouteError while there is none."""
+        return self._kem_key(node, "seal")
+
+    def _kem_key(self, node: str, purpose: str) -> KemPublicKey:
+        key = self.directory.kem_key(node, purpose, self._settings.suites)
+        if key is None:
+            raise NoRouteError(f"{node} advertises no KEM key of a suite that this node accepts")
+        return key

@@ -1,0 +1,394 @@
+"""Parcels on their way: sent by an origin, forwarded by transit nodes, kept by destinations, acknowledged back.
+
+Acceptance is durable before the neighbour hears 202, and what goes out next is recorded in the same commit. A transfer
+is repeated as a new one, with fresh link keys; an identical one is a replay. When an outcome stays unknown the keys
+are voided, never used for anything else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+
+from node.core.destination import Destination, ParcelRefusedError
+from node.core.federation import Federation
+from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
+from node.core.keys import KeyState, Parcel, grade_of
+from node.core.ports import Background, Clock, Ledger, PeerNode, Randomness, Store
+from node.errors import (
+    BadRequestError,
+    CannotServeError,
+    InsufficientKeyMaterialError,
+    NoRouteError,
+    PeerError,
+    PeerRefusedError,
+    PeerUncertainError,
+    ReplayedTransferError,
+)
+from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer, KeyIdEntry, VoidContainer
+from node.wire.federation import PROVENANCE, HopProtection, Provenance, Purpose, extension
+
+log = logging.getLogger("kmstn.relay")
+
+ACK_ATTEMPTS = 4
+SEND_ATTEMPTS = 2
+RETRY_PAUSE_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a parcel, as its origin learns it."""
+
+    status: AckStatus
+    path: tuple[str, ...] = ()
+    protections: tuple[HopProtection, ...] = ()
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the relay needs from outside, in one place."""
+
+    store: Store
+    clock: Clock
+    randomness: Randomness
+    background: Background
+    peers: dict[str, PeerNode]
+
+
+class Relay:
+    """The relay of one node."""
+
+    def __init__(
+        self,
+        node: str,
+        callback_url: str,
+        federation: Federation,
+        hops: HopTransport,
+        destination: Destination,
+        world: World,
+    ) -> None:
+        self._node = node
+        self._callback_url = callback_url
+        self._federation = federation
+        self._hops = hops
+        self._destination = destination
+        self._world = world
+        self._awaited: dict[str, asyncio.Future[Outcome]] = {}
+        self._void_routes: dict[str, str] = {}
+        self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
+        self.pool_reserve = 0
+
+    async def send(self, parcel: Parcel, prepare: Callable[[Ledger, Parcel], Parcel]) -> "asyncio.Future[Outcome]":
+        """Start a parcel on its way: returns, once its first hop is durable, what will hold its outcome.
+
+        `prepare` completes the parcel in the same transaction (seals it, takes pool blocks, writes records).
+        Raises CannotServeError when it cannot leave; nothing is kept then.
+        """
+        route = self._federation.route_to(parcel.end_to_end.destination)
+        dispatch = self._dispatch(route.next_hop, parcel.purpose)
+        parcel = replace(parcel, downstream=route.next_hop)
+
+        def begin(ledger: Ledger) -> tuple[Parcel, ExtKeyContainer]:
+            ready = prepare(ledger, parcel)
+            container = self._protect(ledger, ready, dispatch)
+            ledger.add_parcel(ready)
+            return ready, container
+
+        sent, container = await self._world.store.transact(begin)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._awaited[sent.key_ids[0]] = outcome
+        self._world.background.spawn(self._transfer(sent, container))
+        return outcome
+
+    async def accept(self, sender: str, incoming: Incoming) -> None:
+        """Take over a transfer from a neighbour; durable when this returns.
+
+        Raises BadRequestError (nothing kept), or CannotServeError.
+        """
+        end = incoming.end_to_end
+        if end.destination == self._node:
+            return await self._arrive(sender, incoming)
+        try:
+            route = self._federation.route_to(end.destination, avoid=sender)
+        except NoRouteError as error:
+            slug, known = "key-routing-error", self._federation.routing.route(end.destination)
+            if known is not None:
+                raise BadRequestError(str(error), {"invalid_routing": "leads back"}, slug=slug) from error
+            raise
+        return await self._pass_on(sender, incoming, route.next_hop)
+
+    async def acknowledged(self, sender: str, acks: Collection[AckContainer]) -> None:
+        """Take over what a neighbour says of keys that went out through it, and tell the node before."""
+        for ack in acks:
+            key_ids = [entry.key_id for entry in ack.key_id_container]
+            if ack.ack_status in (AckStatus.RELAYED, AckStatus.FAILED):
+                await self._settle(sender, key_ids, _outcome(ack))
+            else:
+                self._pass_void_ack(ack, key_ids)
+
+    async def void(self, sender: str, request: VoidContainer) -> None:
+        """Take over a request to void keys: here if their targets are at home here, else towards their home."""
+        home = self._federation.home_of(request.target_sae_ids[0])
+        key_ids = request.key_ids
+        if home == self._node:
+            self._world.background.spawn(self._void_here(sender, request))
+            return
+        next_hop = self._federation.route_to(home, avoid=sender).next_hop
+        self._void_routes.update(dict.fromkeys(key_ids, sender))
+        while len(self._void_routes) > 10_000:
+            self._void_routes.pop(next(iter(self._void_routes)))
+        self._world.background.spawn(self._send_void(next_hop, request))
+
+    async def give_up(self, parcel: Parcel, reason: str) -> None:
+        """End an own parcel whose outcome is unknown: voided along its way, its keys never used."""
+        await self._finish(parcel, Outcome(AckStatus.FAILED, message=reason), parcel.key_ids)
+        await self._void_downstream(parcel)
+
+    async def resume(self, parcel: Parcel) -> None:
+        """Send an open parcel again, as a new transfer: after a restart, or when its acknowledgement is overdue."""
+        try:
+            again = replace(
+                parcel,
+                downstream=self._federation.route_to(parcel.end_to_end.destination, avoid=parcel.upstream).next_hop,
+            )
+            container = await self._world.store.transact(partial(self._redirect, parcel=again))
+        except CannotServeError as error:
+            log.info("parcel %s waits: %s", parcel.parcel_id, error)
+            return
+        if container is not None:
+            await self._transfer(again, container)
+
+    async def take_up(self, parcel: Parcel) -> None:
+        """Go on, after a restart, with a parcel whose outcome is not known.
+
+        Transit and wrapped keys go out again. Nobody waits any more for blocks and keys of this node's own: voided.
+        """
+        if parcel.upstream is not None or parcel.purpose is Purpose.WRAPPED_KEY:
+            await self.resume(parcel)
+        else:
+            await self.give_up(parcel, "the origin restarted")
+
+    async def void_own(self, parcel: Parcel) -> None:
+        """Have keys of this node voided where they were relayed to."""
+        route = self._federation.route_to(parcel.end_to_end.destination)
+        await self._void_downstream(replace(parcel, downstream=route.next_hop))
+
+    # The way out.
+
+    def _dispatch(self, neighbour: str, purpose: Purpose) -> Dispatch:
+        reserve = self.pool_reserve if purpose is Purpose.POOL_BLOCK else 0
+        return Dispatch(self._world.randomness.uuid(), self._federation.hop_key(neighbour), self._callback_url, reserve)
+
+    def _protect(self, ledger: Ledger, parcel: Parcel, dispatch: Dispatch) -> ExtKeyContainer:
+        return self._hops.send(ledger, parcel, self._federation.link_to(parcel.downstream), dispatch)
+
+    def _redirect(self, ledger: Ledger, parcel: Parcel) -> ExtKeyContainer | None:
+        still_open = set(ledger.parcels_of(parcel.key_ids))
+        if still_open != set(parcel.key_ids):
+            return None
+        container = self._protect(ledger, parcel, self._dispatch(parcel.downstream, parcel.purpose))
+        ledger.acknowledge(parcel.key_ids)
+        ledger.add_parcel(parcel)
+        return container
+
+    async def _transfer(self, parcel: Parcel, container: ExtKeyContainer) -> None:
+        """Send until the neighbour took it or refused it, or the attempts are used up."""
+        message = ""
+        for attempt in range(SEND_ATTEMPTS):
+            try:
+                if attempt:
+                    await self._world.clock.sleep(RETRY_PAUSE_S)
+                    again = await self._world.store.transact(partial(self._redirect, parcel=parcel))
+                    if again is None:
+                        return
+                    container = again
+                await self._world.peers[parcel.downstream].ext_keys(container)
+                return
+            except PeerRefusedError as error:
+                log.warning("%s refused keys from %s: %s", parcel.downstream, parcel.end_to_end.origin, error)
+                await self._finish(parcel, Outcome(AckStatus.FAILED, message=str(error)), parcel.key_ids)
+                return
+            except (PeerUncertainError, CannotServeError) as error:
+                log.warning("%s may have taken keys: %s", parcel.downstream, error)
+                message = str(error)
+        if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
+            return  # The master holds the key: `delivery` repeats the parcel until the key expires.
+        await self.give_up(parcel, message)
+
+    # The way in.
+
+    async def _arrive(self, sender: str, incoming: Incoming) -> None:
+        link = self._federation.link_to(sender)
+
+        def keep(ledger: Ledger) -> Outcome:
+            self._first_time(ledger, sender, incoming)
+            parcel = self._hops.receive(ledger, incoming, link)
+            protection = expected_protection(link.kind, parcel.purpose)
+            here = replace(parcel, path=(*parcel.path, self._node), protections=(*parcel.protections, protection))
+            try:
+                self._destination.keep(ledger, here)
+            except ParcelRefusedError as error:
+                return Outcome(AckStatus.FAILED, here.path, here.protections, str(error))
+            return Outcome(AckStatus.RELAYED, here.path, here.protections)
+
+        outcome = await self._world.store.transact(keep)
+        key_ids = [key.key_id for key in incoming.container.keys]
+        if outcome.status is AckStatus.FAILED:
+            log.warning("keys from %s refused: %s", incoming.end_to_end.origin, outcome.message)
+        else:
+            self.on_arrival(key_ids)
+        container = incoming.container
+        ack = _ack(key_ids, container.initiator_sae_id, container.target_sae_ids, outcome)
+        self._world.background.spawn(self._tell(sender, ack))
+
+    async def _pass_on(self, sender: str, incoming: Incoming, next_hop: str) -> None:
+        link = self._federation.link_to(sender)
+        dispatch = self._dispatch(next_hop, incoming.header.purpose)
+
+        def take_over(ledger: Ledger) -> tuple[Parcel, ExtKeyContainer | None, str]:
+            self._first_time(ledger, sender, incoming)
+            parcel = self._hops.receive(ledger, incoming, link)
+            protection = expected_protection(link.kind, parcel.purpose)
+            ours = replace(
+                parcel,
+                path=(*parcel.path, self._node),
+                protections=(*parcel.protections, protection),
+                downstream=next_hop,
+            )
+            if ledger.parcels_of(parcel.key_ids):
+                return ours, None, ""
+            try:
+                container = self._protect(ledger, ours, dispatch)
+            except InsufficientKeyMaterialError as error:
+                return ours, None, str(error)
+            ledger.add_parcel(ours)
+            return ours, container, ""
+
+        parcel, container, shortage = await self._world.store.transact(take_over)
+        if shortage:
+            raise InsufficientKeyMaterialError(shortage)
+        if container is not None:
+            self._world.background.spawn(self._transfer(parcel, container))
+
+    def _first_time(self, ledger: Ledger, sender: str, incoming: Incoming) -> None:
+        if not ledger.remember_transfer(incoming.header.transfer_id, sender, incoming.header.expires_at):
+            raise ReplayedTransferError(f"transfer {incoming.header.transfer_id} was accepted before")
+
+    # The way back.
+
+    async def _settle(self, sender: str, key_ids: list[str], outcome: Outcome) -> None:
+        parcels = await self._world.store.transact(lambda ledger: ledger.parcels_of(key_ids))
+        for parcel_id in {parcel.parcel_id for parcel in parcels.values()}:
+            its_keys = [key_id for key_id, parcel in parcels.items() if parcel.parcel_id == parcel_id]
+            parcel = parcels[its_keys[0]]
+            if parcel.downstream == sender:
+                await self._finish(parcel, outcome, its_keys)
+            else:
+                log.warning("%s acknowledged keys that did not go through it", sender)
+
+    async def _finish(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
+        await self._world.store.transact(partial(_close, parcel=parcel, outcome=outcome, key_ids=key_ids))
+        if parcel.upstream is not None:
+            ack = _ack(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
+            self._world.background.spawn(self._tell(parcel.upstream, ack))
+        elif (awaited := self._awaited.pop(parcel.key_ids[0], None)) is not None and not awaited.done():
+            awaited.set_result(outcome)
+
+    async def _tell(self, neighbour: str, ack: AckContainer) -> None:
+        for attempt in range(ACK_ATTEMPTS):
+            try:
+                return await self._world.peers[neighbour].ack((ack,))
+            except PeerError as error:
+                log.warning("%s did not take an acknowledgement: %s", neighbour, error)
+            await self._world.clock.sleep(RETRY_PAUSE_S * 2**attempt)
+        return None
+
+    # Voiding.
+
+    async def _void_here(self, sender: str, request: VoidContainer) -> None:
+        key_ids = request.key_ids
+        if not key_ids:
+            between = partial(_key_ids_between, master=request.initiator_sae_id, slaves=request.target_sae_ids)
+            key_ids = await self._world.store.transact(between)
+
+        def drop(ledger: Ledger) -> dict[str, KeyState | None]:
+            return {key_id: self._destination.void(ledger, key_id) for key_id in key_ids}
+
+        states = await self._world.store.transact(drop)
+        for status, group in _void_outcomes(states).items():
+            ack = _ack(group, request.initiator_sae_id, request.target_sae_ids, Outcome(status))
+            await self._tell(sender, ack)
+
+    async def _void_downstream(self, parcel: Parcel) -> None:
+        request = VoidContainer(
+            key_ids=parcel.key_ids,
+            initiator_sae_id=parcel.initiator_sae,
+            target_sae_ids=parcel.target_saes,
+            ack_callback_url=self._callback_url,
+        )
+        await self._send_void(parcel.downstream, request)
+
+    async def _send_void(self, neighbour: str, request: VoidContainer) -> None:
+        ours = request.model_copy(update={"ack_callback_url": self._callback_url})
+        try:
+            await self._world.peers[neighbour].void(ours)
+        except PeerError as error:
+            log.warning("%s did not take a request to void keys: %s", neighbour, error)
+
+    def _pass_void_ack(self, ack: AckContainer, key_ids: list[str]) -> None:
+        upstreams = {self._void_routes.pop(key_id, None) for key_id in key_ids} - {None}
+        for upstream in upstreams:
+            if upstream is not None:
+                self._world.background.spawn(self._tell(upstream, ack))
+
+
+def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
+    """Write the outcome into the books; what that means depends on what the parcel carried."""
+    ledger.acknowledge(key_ids)
+    if parcel.upstream is not None:
+        return
+    relayed = outcome.status is AckStatus.RELAYED
+    if parcel.purpose is Purpose.POOL_BLOCK and relayed:
+        ledger.confirm_blocks(key_ids, grade_of(outcome.protections))
+    elif parcel.purpose is Purpose.POOL_BLOCK:
+        ledger.drop_blocks(key_ids)
+    elif parcel.purpose is Purpose.WRAPPED_KEY:
+        state = KeyState.RELAYED if relayed else KeyState.VOIDED
+        for key_id in key_ids:
+            ledger.update_record(key_id, state, outcome.path or None)
+
+
+def _key_ids_between(ledger: Ledger, master: str, slaves: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple({key_id for slave in slaves for key_id in ledger.key_ids_between(master, slave)})
+
+
+def _void_outcomes(states: dict[str, KeyState | None]) -> dict[AckStatus, list[str]]:
+    groups: dict[AckStatus, list[str]] = {}
+    for key_id, state in states.items():
+        status = AckStatus.FAILED_TO_VOID
+        if state is None:
+            status = AckStatus.NOT_PRESENT
+        elif state is KeyState.VOIDED:
+            status = AckStatus.VOIDED
+        groups.setdefault(status, []).append(key_id)
+    return groups
+
+
+def _outcome(ack: AckContainer) -> Outcome:
+    carried = (ack.extension or {}).get(PROVENANCE)
+    way = Provenance.model_validate(carried) if carried else Provenance(path=(), protections=())
+    return Outcome(ack.ack_status, way.path, way.protections, ack.message or "")
+
+
+def _ack(key_ids: Collection[str], initiator: str, targets: tuple[str, ...], outcome: Outcome) -> AckContainer:
+    provenance = Provenance(path=outcome.path, protections=outcome.protections)
+    return AckContainer(
+        key_id_container=tuple(KeyIdEntry(key_id=key_id) for key_id in key_ids),
+        ack_status=outcome.status,
+        initiator_sae_id=initiator,
+        target_sae_ids=targets,
+        message=outcome.message or None,
+        extension=extension(PROVENANCE, provenance) if outcome.path else None,
+    )

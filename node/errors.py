@@ -1,0 +1,99 @@
+"""Every error of a node, by whose fault it is. One table per server turns them into status and body.
+
+KmstnError
+├── RequestRefusedError            the caller's fault: nothing of the request was kept
+│   ├── BadRequestError            400
+│   └── NotAuthorisedError         401
+├── CannotServeError               503: the request was right, this node cannot meet it now
+│   ├── InsufficientKeyMaterialError
+│   ├── NoRouteError
+│   ├── UnsupportedExtensionError
+│   └── ReplayedTransferError      503 and not 400: what came first may have been kept
+├── PeerError                      a neighbouring node
+│   ├── PeerRefusedError           answered 400 or 401: it kept nothing
+│   └── PeerUncertainError         anything else: it may have kept the keys
+├── DeviceError                    the QKD device beside this node
+└── StoreError                     this node's own disk
+"""
+
+from collections.abc import Mapping
+
+
+class KmstnError(Exception):
+    """Anything a node reports; the text never holds key bytes."""
+
+
+class RequestRefusedError(KmstnError):
+    """The caller asked for something it should not have; `details` names what, as {name: reason}."""
+
+    def __init__(self, message: str, details: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details or {})
+
+
+class BadRequestError(RequestRefusedError):
+    """The request's form or content is wrong; `slug` is the problem type of ETSI GS QKD 020."""
+
+    def __init__(
+        self, message: str, details: Mapping[str, str] | None = None, *, slug: str = "invalid-parameter"
+    ) -> None:
+        super().__init__(message, details)
+        self.slug = slug
+
+
+class NotAuthorisedError(RequestRefusedError):
+    """The caller's certificate does not entitle it to this."""
+
+
+class CannotServeError(KmstnError):
+    """The node cannot meet a correct request now."""
+
+    slug = "server-side-general-error"
+    reason = "cannot_serve"
+
+
+class InsufficientKeyMaterialError(CannotServeError):
+    """Not enough link keys or pool blocks."""
+
+    slug = "insufficient-key-material"
+    reason = "insufficient_key_material"
+
+
+class NoRouteError(CannotServeError):
+    """No neighbour leads to the destination, or nobody advertises the SAE."""
+
+    reason = "no_known_route"
+
+
+class UnsupportedExtensionError(CannotServeError):
+    """A member of `extension_mandatory` that this node does not implement."""
+
+    slug = "unsupported-mandatory-extension"
+    reason = "unsupported_mandatory_extension"
+
+
+class ReplayedTransferError(CannotServeError):
+    """A transfer ID that was accepted before."""
+
+    reason = "replayed_transfer"
+
+
+class PeerError(KmstnError):
+    """A neighbouring node did not do what was asked."""
+
+
+class PeerRefusedError(PeerError):
+    """400 or 401: the neighbour kept no association with any key of the request."""
+
+
+class PeerUncertainError(PeerError):
+    """No answer, or any other answer: the neighbour may have kept the keys."""
+
+
+class DeviceError(KmstnError):
+    """The QKD device is down, slow, empty, or answered nonsense."""
+
+
+class StoreError(KmstnError):
+    """The node's database cannot be opened, read or written."""

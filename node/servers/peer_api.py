@@ -1,0 +1,163 @@
+"""ETSI GS QKD 020 towards neighbouring nodes, and our announcement of link keys beside it.
+
+The caller is the neighbour that its certificate names; whoever is not a neighbour of this node is refused.
+"""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import ValidationError
+
+from node.core.federation import Federation
+from node.core.hop import Incoming
+from node.core.link_key_stock import LinkKeyStock
+from node.core.relay import Relay
+from node.errors import (
+    BadRequestError,
+    CannotServeError,
+    DeviceError,
+    KmstnError,
+    NotAuthorisedError,
+    UnsupportedExtensionError,
+)
+from node.servers.bodies import json_response, read_body
+from node.servers.callers import Callers
+from node.settings import NeighbourSettings
+from node.wire.etsi020 import (
+    MAX_BODY_BYTES,
+    ExtKeyContainer,
+    MessageFormatError,
+    VersionContainer,
+    VoidContainer,
+    dump,
+    parse,
+    parse_acks,
+    problem,
+)
+from node.wire.federation import (
+    END_TO_END,
+    FEDERATION,
+    HYBRID_TRANSPORT,
+    LINK_KEYS_PATH,
+    EndToEnd,
+    HybridTransport,
+    LinkKeyAnnouncement,
+    extension,
+)
+
+log = logging.getLogger("kmstn.peer_api")
+
+
+def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyStock], callers: Callers) -> FastAPI:
+    """Make the application; `stocks` by neighbour."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_exception_handler(KmstnError, _answer_error)  # type: ignore[arg-type]
+    app.add_exception_handler(MessageFormatError, _answer_format_error)  # type: ignore[arg-type]
+
+    def neighbour_of(request: Request) -> NeighbourSettings:
+        caller = callers.identify(request)
+        settings = federation.neighbour(caller.name)
+        if settings is None or settings.domain != caller.domain:
+            log.warning("peer API refused %s: not a neighbour of this node", caller)
+            raise NotAuthorisedError("not a neighbour of this node", {"node": caller.name})
+        return settings
+
+    @app.get("/kmapi/versions")
+    async def versions(request: Request) -> Response:
+        advert = federation.advert_for(neighbour_of(request).node)
+        container = VersionContainer(versions=("v1",), extension=extension(FEDERATION, advert))
+        return json_response(dump(container))
+
+    @app.post("/kmapi/v1/ext_keys")
+    async def ext_keys(request: Request) -> Response:
+        neighbour = neighbour_of(request)
+        container = parse(ExtKeyContainer, await read_body(request, MAX_BODY_BYTES))
+        _check_callback(container.ack_callback_url, neighbour)
+        await relay.accept(neighbour.node, _read_headers(container))
+        return Response(status_code=202)
+
+    @app.post("/kmapi/v1/ext_keys/ack")
+    async def ack(request: Request) -> Response:
+        neighbour = neighbour_of(request)
+        acks = parse_acks(await read_body(request, MAX_BODY_BYTES))
+        await relay.acknowledged(neighbour.node, acks)
+        return Response(status_code=200)
+
+    @app.post("/kmapi/v1/ext_keys/void")
+    async def void(request: Request) -> Response:
+        neighbour = neighbour_of(request)
+        container = parse(VoidContainer, await read_body(request, MAX_BODY_BYTES))
+        _check_callback(container.ack_callback_url, neighbour)
+        if not container.key_ids and container.all_confirmation is not True:
+            details = {"no_all_confirmation": "no key_ids, and all_confirmation is not true"}
+            raise BadRequestError("no keys named", details, slug="no-key-ids-or-confirmation")
+        await relay.void(neighbour.node, container)
+        return Response(status_code=202)
+
+    @app.post(LINK_KEYS_PATH)
+    async def link_keys(request: Request) -> Response:
+        neighbour = neighbour_of(request)
+        announcement = parse(LinkKeyAnnouncement, await read_body(request, MAX_BODY_BYTES))
+        stock = stocks.get(neighbour.node)
+        if stock is None or stock.link != announcement.link:
+            raise BadRequestError("no such QKD link between us", {"link": announcement.link[:64]})
+        return json_response(dump(await stock.announced(announcement)))
+
+    return app
+
+
+def _read_headers(container: ExtKeyContainer) -> Incoming:
+    mandatory = container.extension_mandatory or {}
+    unknown = sorted(set(mandatory) - {HYBRID_TRANSPORT, END_TO_END})
+    if unknown:
+        raise UnsupportedExtensionError(f"not supported: {', '.join(unknown)[:200]}")
+    if HYBRID_TRANSPORT not in mandatory or END_TO_END not in mandatory:
+        wrong = {"extension_mandatory": f"{HYBRID_TRANSPORT} and {END_TO_END} are required between these nodes"}
+        raise BadRequestError("bare keys are not accepted", wrong, slug="missing-parameters")
+    if len({key.key_id for key in container.keys}) != len(container.keys):
+        raise BadRequestError("a key ID stands twice", {"keys": "key_id"})
+    header = _read(HybridTransport, HYBRID_TRANSPORT, mandatory)
+    end_to_end = _read(EndToEnd, END_TO_END, mandatory)
+    return Incoming(container, header, end_to_end, str(uuid.uuid4()))
+
+
+def _read(model: Any, name: str, members: Mapping[str, Any]) -> Any:
+    try:
+        return model.model_validate(members[name])
+    except ValidationError as error:
+        findings = error.errors(include_url=False, include_context=False, include_input=False)[:8]
+        wrong = {".".join((name, *map(str, finding["loc"]))): finding["msg"] for finding in findings}
+        raise BadRequestError("an extension cannot be read", wrong) from None
+
+
+def _check_callback(url: str | None, neighbour: NeighbourSettings) -> None:
+    """Acknowledgements go to the neighbour's own API and nowhere else, whatever it asks for."""
+    if url is None:
+        raise BadRequestError(
+            "synchronous mode is not offered", {"ack_callback_url": "missing"}, slug="missing-parameters"
+        )
+    if not url.startswith(neighbour.url.rstrip("/") + "/"):
+        raise BadRequestError("the callback is not the caller's own", {"ack_callback_url": "another host or port"})
+
+
+async def _answer_error(request: Request, error: KmstnError) -> Response:
+    status, slug, details = 503, "server-side-general-error", {"cannot_serve": str(error)}
+    if isinstance(error, NotAuthorisedError):
+        status, slug, details = 401, "unauthorized", error.details
+    elif isinstance(error, BadRequestError):
+        status, slug, details = 400, error.slug, error.details
+        log.warning("refused a request on %s: %s %s", request.url.path, error, error.details)
+    elif isinstance(error, CannotServeError):
+        slug, details = error.slug, {error.reason: str(error)}
+        log.info("cannot serve %s: %s", request.url.path, error)
+    elif not isinstance(error, DeviceError):
+        log.error("%s: %s", request.url.path, error)
+    return json_response(problem(status, slug, str(error), details), status)
+
+
+async def _answer_format_error(_request: Request, error: MessageFormatError) -> Response:
+    title = "the body is not what ETSI GS QKD 020 describes"
+    return json_response(problem(400, error.slug, title, error.details), 400)

@@ -1,0 +1,114 @@
+"""What one key management node is told at its start: a JSON file written by `topology.plan`.
+
+Every limit of the node is a field here, with its unit in the name and its default beside it.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SETTINGS_PATH = Path("/etc/kmstn/settings.json")
+
+# ETSI GS QKD 020: 1 to 64 characters, only those that RFC 3986 allows in a URI.
+SaeId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+$")]
+
+
+class Frozen(BaseModel):
+    """A settings object: immutable, and an unknown member is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LinkKind(StrEnum):
+    """What joins two neighbouring nodes."""
+
+    QKD = "qkd"
+    WAN = "wan"
+
+
+class DeviceSettings(Frozen):
+    """The QKD device beside this node that serves one QKD link."""
+
+    name: str
+    url: str
+    prefetch_keys: int = Field(default=64, ge=1, description="link keys held per direction, ahead of demand")
+    batch_keys: int = Field(default=16, ge=1, description="link keys asked for in one device request")
+    poll_interval_s: float = Field(default=0.5, gt=0)
+    timeout_s: float = Field(default=5.0, gt=0)
+
+
+class NeighbourSettings(Frozen):
+    """A node that this one exchanges ETSI 020 transfers with, over one link."""
+
+    node: SaeId
+    domain: str
+    url: str = Field(description="base URL of its ETSI 020 API, e.g. https://kmstn2:8020")
+    link: str = Field(description="name of the link in the description")
+    kind: LinkKind
+    cost: int = Field(default=1, ge=1, description="what routing adds for this hop")
+    device: DeviceSettings | None = Field(default=None, description="present on QKD links only")
+
+
+class DeliverySettings(Frozen):
+    """How SAE requests are answered."""
+
+    pattern: Literal["proactive", "reactive", "both"] = "both"
+    answer: Literal["lazy", "eager"] = Field(
+        default="lazy", description="eager: enc_keys waits for the target node's acknowledgement"
+    )
+    arrival_wait_s: float = Field(default=2.0, ge=0, description="how long dec_keys waits for a key on its way")
+    relay_timeout_s: float = Field(default=8.0, gt=0, description="reactive: limit for a relayed key's acknowledgement")
+    key_lifetime_s: float = Field(default=600.0, gt=0, description="an unfetched key is dropped after this")
+
+
+class PoolSettings(Frozen):
+    """The stock of 256-bit blocks kept with each node that this one serves pairs with."""
+
+    target_blocks: int = Field(default=16, ge=0)
+    batch_blocks: int = Field(default=8, ge=1)
+    refill_interval_s: float = Field(default=0.5, gt=0)
+    reserve_link_keys: int = Field(default=16, ge=0, description="link keys that filling leaves for reactive relay")
+
+
+class KeySettings(Frozen):
+    """The figures of the ETSI 014 status, and the bounds of a request. Sizes in bits."""
+
+    key_size: int = 256
+    min_key_size: int = 64
+    max_key_size: int = 4096
+    max_key_per_request: int = 128
+    max_key_count: int = 100_000
+    max_sae_id_count: int = 8
+
+
+class NodeSettings(Frozen):
+    """Everything one node is told."""
+
+    node: SaeId
+    domain: str
+    site: str
+    saes: tuple[SaeId, ...] = ()
+    neighbours: tuple[NeighbourSettings, ...] = ()
+    trusted_domains: tuple[str, ...] = Field(default=(), description="other domains, by federation agreement")
+    allowed_pairs: tuple[tuple[SaeId, SaeId], ...] | None = Field(
+        default=None, description="ordered (master, slave) pairs; absent: every pair may exchange keys"
+    )
+    delivery: DeliverySettings = DeliverySettings()
+    pool: PoolSettings = PoolSettings()
+    keys: KeySettings = KeySettings()
+    kem_provider: Literal["cryptography", "liboqs"] = "cryptography"
+    sealing: Literal["tpm", "unsafe-plaintext"] = "tpm"
+    suites: tuple[str, ...] = Field(default=("mlkem768-v1",), description="hop suites accepted, best first")
+
+    state_dir: Path = Path("/var/lib/kmstn")
+    identity_dir: Path = Path("/etc/kmstn/identity")
+    bind: str = "0.0.0.0"  # noqa: S104 - a container listens on its site network and nowhere else.
+    sae_port: int = 8443
+    peer_port: int = 8020
+    peer_url: str | None = Field(default=None, description="as neighbours know it; default https://NODE:PEER_PORT")
+    operator_port: int = 8090
+    advert_interval_s: float = Field(default=1.0, gt=0)
+    advert_lifetime_s: float = Field(default=30.0, gt=0)
+    kem_key_lifetime_s: float = Field(default=3600.0, gt=0)

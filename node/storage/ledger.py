@@ -1,0 +1,245 @@
+"""The `Ledger` in SQL: what one transaction may read and write. Taking a key deletes its row, in the same transaction.
+
+Numbers in stock are kept by triggers (schema.sql), so that asking for them costs the same however many keys are stored.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+from node.core.kem_keys import KemKey
+from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock
+from node.storage.parcel_codec import parcel_from_bytes, parcel_to_bytes
+from node.storage.value_cipher import ValueCipher
+
+
+def _marks(values: Collection[object]) -> str:
+    return ",".join("?" * len(values))
+
+
+class _Tables:
+    def __init__(self, connection: sqlite3.Connection, cipher: ValueCipher) -> None:
+        self._sql = connection.execute
+        self._many = connection.executemany
+        self._cipher = cipher
+
+    def _seal(self, table: str, key_id: str, value: bytes) -> bytes:
+        return self._cipher.seal(f"{table}:{key_id}", value)
+
+    def _open(self, table: str, key_id: str, sealed: bytes) -> bytes:
+        return self._cipher.open(f"{table}:{key_id}", sealed)
+
+    def _counts(self, kind: str) -> dict[tuple[str, Direction, bool], int]:
+        rows = self._sql("SELECT owner, direction, ready, number FROM stock WHERE kind = ?", (kind,))
+        return {(owner, Direction(direction), bool(ready)): number for owner, direction, ready, number in rows}
+
+    def _stock(self, kind: str, owner: str) -> int:
+        query = "SELECT number FROM stock WHERE kind = ? AND owner = ? AND direction = 'out' AND ready = 1"
+        row = self._sql(query, (kind, owner)).fetchone()
+        return int(row[0]) if row else 0
+
+
+class _LinkKeys(_Tables):
+    def add_link_keys(self, link: str, direction: Direction, keys: Collection[KeyBlock], *, ready: bool) -> None:
+        self._many(
+            "INSERT OR IGNORE INTO link_key (key_id, link, direction, ready, sealed) VALUES (?, ?, ?, ?, ?)",
+            [(key.key_id, link, direction, int(ready), self._seal("link_key", key.key_id, key.value)) for key in keys],
+        )
+
+    def confirm_link_keys(self, key_ids: Collection[str]) -> None:
+        self._many("UPDATE link_key SET ready = 1 WHERE key_id = ? AND direction = 'out'", [(k,) for k in key_ids])
+
+    def drop_link_keys(self, key_ids: Collection[str]) -> None:
+        self._many("DELETE FROM link_key WHERE key_id = ?", [(key_id,) for key_id in key_ids])
+
+    def unconfirmed_link_keys(self, link: str, limit: int) -> tuple[str, ...]:
+        query = (
+            "SELECT key_id FROM link_key WHERE link = ? AND direction = 'out' AND ready = 0 ORDER BY position LIMIT ?"
+        )
+        return tuple(row[0] for row in self._sql(query, (link, limit)))
+
+    def known_link_keys(self, key_ids: Collection[str]) -> set[str]:
+        query = f"SELECT key_id FROM link_key WHERE key_id IN ({_marks(key_ids)})"
+        return {row[0] for row in self._sql(query, tuple(key_ids))}
+
+    def take_link_keys(self, link: str, number: int, reserve: int) -> tuple[KeyBlock, ...] | None:
+        if self._stock("link", link) < number + reserve:
+            return None
+        chosen = (
+            "SELECT position FROM link_key WHERE link = ? AND direction = 'out' AND ready = 1 ORDER BY position LIMIT ?"
+        )
+        rows = self._sql(
+            f"DELETE FROM link_key WHERE position IN ({chosen}) RETURNING key_id, sealed",
+            (link, number),
+        ).fetchall()
+        return self._opened(rows) if len(rows) == number else None
+
+    def take_named_link_keys(self, link: str, key_ids: Sequence[str]) -> tuple[KeyBlock, ...] | None:
+        query = (
+            "DELETE FROM link_key WHERE link = ? AND direction = 'in' "
+            f"AND key_id IN ({_marks(key_ids)}) RETURNING key_id, sealed"
+        )
+        taken = {key.key_id: key for key in self._opened(self._sql(query, (link, *key_ids)).fetchall())}
+        return tuple(taken[key_id] for key_id in key_ids) if len(taken) == len(key_ids) else None
+
+    def link_key_counts(self) -> dict[tuple[str, Direction, bool], int]:
+        return self._counts("link")
+
+    def _opened(self, rows: Iterable[tuple[str, bytes]]) -> tuple[KeyBlock, ...]:
+        return tuple(KeyBlock(key_id, self._open("link_key", key_id, sealed)) for key_id, sealed in rows)
+
+
+class _Pools(_Tables):
+    def add_blocks(self, peer: str, direction: Direction, blocks: Collection[PoolBlock], *, ready: bool) -> None:
+        rows = [
+            (b.key_id, peer, direction, int(ready), b.grade, self._seal("pool_block", b.key_id, b.value))
+            for b in blocks
+        ]
+        self._many(
+            "INSERT OR IGNORE INTO pool_block (key_id, peer, direction, ready, grade, sealed) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def confirm_blocks(self, key_ids: Collection[str], grade: str) -> None:
+        self._many(
+            "UPDATE pool_block SET ready = 1, grade = ? WHERE key_id = ? AND direction = 'out'",
+            [(grade, key_id) for key_id in key_ids],
+        )
+
+    def drop_blocks(self, key_ids: Collection[str]) -> None:
+        self._many("DELETE FROM pool_block WHERE key_id = ?", [(key_id,) for key_id in key_ids])
+
+    def take_blocks(self, peer: str, number: int) -> tuple[PoolBlock, ...] | None:
+        if self._stock("pool", peer) < number:
+            return None
+        chosen = (
+            "SELECT position FROM pool_block WHERE peer = ? AND direction = 'out' AND ready = 1 "
+            "ORDER BY position LIMIT ?"
+        )
+        query = f"DELETE FROM pool_block WHERE position IN ({chosen}) RETURNING key_id, grade, sealed"
+        rows = self._sql(query, (peer, number)).fetchall()
+        return self._blocks(rows) if len(rows) == number else None
+
+    def take_named_blocks(self, peer: str, key_ids: Sequence[str]) -> tuple[PoolBlock, ...] | None:
+        query = (
+            "DELETE FROM pool_block WHERE peer = ? AND direction = 'in' "
+            f"AND key_id IN ({_marks(key_ids)}) RETURNING key_id, grade, sealed"
+        )
+        taken = {block.key_id: block for block in self._blocks(self._sql(query, (peer, *key_ids)).fetchall())}
+        return tuple(taken[key_id] for key_id in key_ids) if len(taken) == len(key_ids) else None
+
+    def block_counts(self) -> dict[tuple[str, Direction, bool], int]:
+        return self._counts("pool")
+
+    def _blocks(self, rows: Iterable[tuple[str, str, bytes]]) -> tuple[PoolBlock, ...]:
+        return tuple(PoolBlock(k, self._open("pool_block", k, sealed), Grade(grade)) for k, grade, sealed in rows)
+
+
+class _Parcels(_Tables):
+    def remember_transfer(self, transfer_id: str, sender: str, expires_at: float) -> bool:
+        query = "INSERT OR IGNORE INTO transfer VALUES (?, ?, ?)"
+        return self._sql(query, (transfer_id, sender, expires_at)).rowcount == 1
+
+    def add_parcel(self, parcel: Parcel) -> None:
+        sealed = self._seal("parcel", parcel.parcel_id, parcel_to_bytes(parcel))
+        self._sql("INSERT INTO parcel VALUES (?, ?, ?)", (parcel.parcel_id, parcel.expires_at, sealed))
+        self._many("INSERT INTO parcel_key VALUES (?, ?)", [(key_id, parcel.parcel_id) for key_id in parcel.key_ids])
+
+    def parcels_of(self, key_ids: Collection[str]) -> dict[str, Parcel]:
+        query = (
+            "SELECT key_id, parcel_id, sealed FROM parcel_key JOIN parcel USING (parcel_id) "
+            f"WHERE key_id IN ({_marks(key_ids)})"
+        )
+        rows = self._sql(query, tuple(key_ids)).fetchall()
+        parcels = {parcel_id: self._parcel(parcel_id, sealed) for _key, parcel_id, sealed in rows}
+        return {key_id: parcels[parcel_id] for key_id, parcel_id, _sealed in rows}
+
+    def acknowledge(self, key_ids: Collection[str]) -> None:
+        query = f"DELETE FROM parcel_key WHERE key_id IN ({_marks(key_ids)}) RETURNING parcel_id"
+        touched = {row[0] for row in self._sql(query, tuple(key_ids)).fetchall()}
+        rest = "NOT EXISTS (SELECT 1 FROM parcel_key WHERE parcel_key.parcel_id = parcel.parcel_id)"
+        self._many(f"DELETE FROM parcel WHERE parcel_id = ? AND {rest}", [(one,) for one in touched])
+
+    def open_parcels(self) -> tuple[Parcel, ...]:
+        return tuple(self._parcel(*row) for row in self._sql("SELECT parcel_id, sealed FROM parcel").fetchall())
+
+    def _parcel(self, parcel_id: str, sealed: bytes) -> Parcel:
+        return parcel_from_bytes(self._open("parcel", parcel_id, sealed))
+
+
+class _Records(_Tables):
+    def add_record(self, record: KeyRecord) -> None:
+        self._sql(
+            "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.key_id,
+                record.master_sae,
+                json.dumps(record.slave_saes),
+                record.size_bits,
+                record.grade,
+                json.dumps(record.path),
+                record.state,
+                record.expires_at,
+            ),
+        )
+
+    def record(self, key_id: str) -> KeyRecord | None:
+        row = self._sql("SELECT * FROM record WHERE key_id = ?", (key_id,)).fetchone()
+        if row is None:
+            return None
+        _id, master, slaves, size_bits, grade, path, state, expires_at = row
+        slave_saes, nodes = tuple(json.loads(slaves)), tuple(json.loads(path))
+        return KeyRecord(key_id, master, slave_saes, size_bits, Grade(grade), nodes, KeyState(state), expires_at)
+
+    def update_record(self, key_id: str, state: KeyState, path: tuple[str, ...] | None = None) -> None:
+        self._sql("UPDATE record SET state = ? WHERE key_id = ?", (state, key_id))
+        if path is not None:
+            self._sql("UPDATE record SET path = ? WHERE key_id = ?", (json.dumps(path), key_id))
+
+    def deposit(self, key: KeyBlock, slave_saes: Collection[str]) -> None:
+        sealed = self._seal("deposit", key.key_id, key.value)
+        self._many("INSERT INTO deposit VALUES (?, ?, ?)", [(key.key_id, slave, sealed) for slave in slave_saes])
+
+    def fetch_deposit(self, key_id: str, slave_sae: str) -> bytes | None:
+        query = "DELETE FROM deposit WHERE key_id = ? AND slave_sae = ? RETURNING sealed"
+        row = self._sql(query, (key_id, slave_sae)).fetchone()
+        return self._open("deposit", key_id, row[0]) if row else None
+
+    def drop_deposits(self, key_id: str) -> int:
+        return self._sql("DELETE FROM deposit WHERE key_id = ?", (key_id,)).rowcount
+
+    def deposits_left(self, key_id: str) -> int:
+        return int(self._sql("SELECT count(*) FROM deposit WHERE key_id = ?", (key_id,)).fetchone()[0])
+
+    def key_ids_between(self, master_sae: str, slave_sae: str) -> tuple[str, ...]:
+        rows = self._sql("SELECT key_id, slave_saes FROM record WHERE master_sae = ?", (master_sae,)).fetchall()
+        return tuple(key_id for key_id, slaves in rows if slave_sae in json.loads(slaves))
+
+
+class _KemKeys(_Tables):
+    def add_kem_key(self, key: KemKey) -> None:
+        sealed = self._seal("kem_key", key.key_id, key.private)
+        row = (key.key_id, key.purpose, key.suite, key.public, sealed, key.expires_at)
+        self._sql("INSERT INTO kem_key VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def kem_keys(self) -> tuple[KemKey, ...]:
+        rows = self._sql("SELECT key_id, purpose, suite, public, sealed, expires_at FROM kem_key").fetchall()
+        return tuple(
+            KemKey(purpose, suite, key_id, public, self._open("kem_key", key_id, sealed), expires_at)
+            for key_id, purpose, suite, public, sealed, expires_at in rows
+        )
+
+    def drop_kem_keys(self, expired_before: float) -> None:
+        self._sql("DELETE FROM kem_key WHERE expires_at < ?", (expired_before,))
+
+
+class SqliteLedger(_LinkKeys, _Pools, _Parcels, _Records, _KemKeys):
+    """Everything one transaction may do, in SQL."""
+
+    def sweep(self, now: float) -> tuple[str, ...]:
+        """Drop what expired; returns the IDs of session keys that no slave had fetched."""
+        self._sql("DELETE FROM transfer WHERE expires_at < ?", (now,))
+        self._sql("DELETE FROM parcel WHERE expires_at < ?", (now,))
+        expired = [row[0] for row in self._sql("DELETE FROM record WHERE expires_at < ? RETURNING key_id", (now,))]
+        return tuple(key_id for key_id in expired if self.drop_deposits(key_id))

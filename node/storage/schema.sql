@@ -1,0 +1,67 @@
+-- The books of one node. Every BLOB named `sealed` is AES-256-GCM under the data key that the TPM releases.
+CREATE TABLE IF NOT EXISTS kem_key (
+    key_id TEXT PRIMARY KEY, purpose TEXT NOT NULL, suite TEXT NOT NULL,
+    public BLOB NOT NULL, sealed BLOB NOT NULL, expires_at REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS link_key (
+    position INTEGER PRIMARY KEY, key_id TEXT NOT NULL UNIQUE, link TEXT NOT NULL, direction TEXT NOT NULL,
+    ready INTEGER NOT NULL, sealed BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS link_key_stock ON link_key (link, direction, ready, position);
+CREATE TABLE IF NOT EXISTS pool_block (
+    position INTEGER PRIMARY KEY, key_id TEXT NOT NULL UNIQUE, peer TEXT NOT NULL, direction TEXT NOT NULL,
+    ready INTEGER NOT NULL, grade TEXT NOT NULL, sealed BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS pool_block_stock ON pool_block (peer, direction, ready, position);
+CREATE TABLE IF NOT EXISTS stock (
+    kind TEXT NOT NULL, owner TEXT NOT NULL, direction TEXT NOT NULL, ready INTEGER NOT NULL, number INTEGER NOT NULL,
+    PRIMARY KEY (kind, owner, direction, ready)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS transfer (
+    transfer_id TEXT PRIMARY KEY, sender TEXT NOT NULL, expires_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS transfer_expiry ON transfer (expires_at);
+CREATE TABLE IF NOT EXISTS parcel (
+    parcel_id TEXT PRIMARY KEY, expires_at REAL NOT NULL, sealed BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS parcel_key (
+    key_id TEXT PRIMARY KEY, parcel_id TEXT NOT NULL REFERENCES parcel ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS parcel_key_parcel ON parcel_key (parcel_id);
+CREATE TABLE IF NOT EXISTS record (
+    key_id TEXT PRIMARY KEY, master_sae TEXT NOT NULL, slave_saes TEXT NOT NULL, size_bits INTEGER NOT NULL,
+    grade TEXT NOT NULL, path TEXT NOT NULL, state TEXT NOT NULL, expires_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS record_expiry ON record (expires_at);
+CREATE TABLE IF NOT EXISTS deposit (
+    key_id TEXT NOT NULL, slave_sae TEXT NOT NULL, sealed BLOB NOT NULL,
+    PRIMARY KEY (key_id, slave_sae)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS link_key_in AFTER INSERT ON link_key BEGIN
+    INSERT INTO stock VALUES ('link', NEW.link, NEW.direction, NEW.ready, 1)
+    ON CONFLICT DO UPDATE SET number = number + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS link_key_out AFTER DELETE ON link_key BEGIN
+    UPDATE stock SET number = number - 1
+    WHERE kind = 'link' AND owner = OLD.link AND direction = OLD.direction AND ready = OLD.ready;
+END;
+CREATE TRIGGER IF NOT EXISTS link_key_ready AFTER UPDATE OF ready ON link_key WHEN OLD.ready <> NEW.ready BEGIN
+    UPDATE stock SET number = number - 1
+    WHERE kind = 'link' AND owner = OLD.link AND direction = OLD.direction AND ready = OLD.ready;
+    INSERT INTO stock VALUES ('link', NEW.link, NEW.direction, NEW.ready, 1)
+    ON CONFLICT DO UPDATE SET number = number + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS pool_block_in AFTER INSERT ON pool_block BEGIN
+    INSERT INTO stock VALUES ('pool', NEW.peer, NEW.direction, NEW.ready, 1)
+    ON CONFLICT DO UPDATE SET number = number + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS pool_block_out AFTER DELETE ON pool_block BEGIN
+    UPDATE stock SET number = number - 1
+    WHERE kind = 'pool' AND owner = OLD.peer AND direction = OLD.direction AND ready = OLD.ready;
+END;
+CREATE TRIGGER IF NOT EXISTS pool_block_ready AFTER UPDATE OF ready ON pool_block WHEN OLD.ready <> NEW.ready BEGIN
+    UPDATE stock SET number = number - 1
+    WHERE kind = 'pool' AND owner = OLD.peer AND direction = OLD.direction AND ready = OLD.ready;
+    INSERT INTO stock VALUES ('pool', NEW.peer, NEW.direction, NEW.ready, 1)
+    ON CONFLICT DO UPDATE SET number = number + 1;
+END;

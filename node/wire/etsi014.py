@@ -1,0 +1,246 @@
+"""ETSI GS QKD 014 V1.1.1 on the wire: its data formats, member names spelled as printed, and its prescribed messages.
+
+Requests are read strictly ("1" and true are no integers). Answers of other vendors' devices are read with the
+tolerance that is needed in the field, by the `read_` functions. What a request is answered is not decided here.
+No error raised here quotes a key.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+SIZE_NOT_MULTIPLE_OF_8 = "size shall be a multiple of 8"
+MANDATORY_NOT_SUPPORTED = "not all extension_mandatory parameters are supported"
+MANDATORY_NOT_MET = "not all extension_mandatory request options could be met"
+OPTIONAL_NOT_HANDLED = "not all extension_optional request options handled"
+KEYS_NOT_FOUND = "one or more keys specified are not found on KME"
+BAD_REQUEST_FORMAT = "bad request format"
+
+MAX_MESSAGE_CHARACTERS = 200
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+Extension = dict[str, JsonValue]
+WireT = TypeVar("WireT", bound="Wire")
+
+
+class RequestFormatError(ValueError):
+    """A request that is not what the standard describes; answered 400 with `error`."""
+
+    def __init__(self, details: Iterable[tuple[str, str]]) -> None:
+        self.error = Error(message=BAD_REQUEST_FORMAT, details=[{where: wrong} for where, wrong in details])
+        super().__init__(f"{BAD_REQUEST_FORMAT}: {self.error.details}")
+
+
+class MalformedAnswerError(ValueError):
+    """A device's answer that even tolerance cannot read: `member` says where, `wrong` what."""
+
+    def __init__(self, member: str, wrong: str) -> None:
+        super().__init__(f"{member}: {wrong}")
+        self.member = member
+        self.wrong = wrong
+
+
+class Wire(BaseModel):
+    """A data format of the standard: strict types, unknown members passed over, inputs kept out of errors."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class Status(Wire):
+    """Table 9. Sizes in bits."""
+
+    source_KME_ID: str
+    target_KME_ID: str
+    master_SAE_ID: str
+    slave_SAE_ID: str
+    key_size: int
+    stored_key_count: int
+    max_key_count: int
+    max_key_per_request: int
+    max_key_size: int
+    min_key_size: int
+    max_SAE_ID_count: int
+    status_extension: Extension | None = None
+
+
+class KeyRequest(Wire):
+    """Table 10. Size in bits; None stands for the default of the status."""
+
+    number: int = Field(default=1, ge=1)
+    size: int | None = Field(default=None, ge=1)
+    additional_slave_SAE_IDs: tuple[str, ...] = ()
+    extension_mandatory: tuple[Extension, ...] = ()
+    extension_optional: tuple[Extension, ...] = ()
+
+
+class Key(Wire):
+    """One key of table 11; `key` is in base64 and stays out of the repr."""
+
+    key_ID: str
+    key: str = Field(repr=False)
+    key_ID_extension: Extension | None = None
+    key_extension: Extension | None = None
+
+    @classmethod
+    def of(cls, key_id: str, value: bytes) -> "Key":
+        """Make a key without extensions from its bytes."""
+        return cls(key_ID=key_id, key=base64.b64encode(value).decode("ascii"))
+
+
+class KeyContainer(Wire):
+    """Table 11, with `keys` as in every example of the standard."""
+
+    keys: tuple[Key, ...]
+    key_container_extension: Extension | None = None
+
+
+class KeyID(Wire):
+    """One member of table 12; a UUID, compared in lower case."""
+
+    key_ID: str
+    key_ID_extension: Extension | None = None
+
+    @field_validator("key_ID")
+    @classmethod
+    def _is_uuid(cls, value: str) -> str:
+        if not _UUID.fullmatch(value.lower()):
+            raise ValueError("not a UUID")
+        return value.lower()
+
+
+class KeyIDs(Wire):
+    """Table 12."""
+
+    key_IDs: tuple[KeyID, ...] = Field(min_length=1)
+    key_IDs_extension: Extension | None = None
+
+
+class Error(Wire):
+    """The error body of 6.5."""
+
+    message: str
+    details: list[dict[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredKey:
+    """A key that a device handed out."""
+
+    key_id: str
+    value: bytes = field(repr=False)
+
+
+def to_json_bytes(wire: Wire) -> bytes:
+    """Serialise for a body; members that are None are left out."""
+    return wire.__pydantic_serializer__.to_json(wire, exclude_none=True)
+
+
+def parse_key_request(body: bytes) -> KeyRequest:
+    """Read the body of a Get key call (empty: all defaults); raises RequestFormatError."""
+    return _parse(KeyRequest, body) if body else KeyRequest()
+
+
+def parse_key_ids(body: bytes) -> KeyIDs:
+    """Read the body of a Get key with key IDs call; raises RequestFormatError."""
+    return _parse(KeyIDs, body)
+
+
+def key_request_from_query(query: Iterable[tuple[str, str]]) -> KeyRequest:
+    """Read `number` and `size` of a GET; raises RequestFormatError, also for what only POST can carry."""
+    members = _once_each(query, ("number", "size"))
+    wrong = [(name, "not a decimal integer") for name, text in members.items() if not _is_integer(text)]
+    if wrong:
+        raise RequestFormatError(wrong)
+    return _parse(KeyRequest, json.dumps({name: int(text) for name, text in members.items()}).encode())
+
+
+def key_ids_from_query(query: Iterable[tuple[str, str]]) -> KeyIDs:
+    """Read the one `key_ID` of a GET; raises RequestFormatError."""
+    members = _once_each(query, ("key_ID",))
+    if not members:
+        raise RequestFormatError([("key_ID", "missing from the query")])
+    return _parse(KeyIDs, json.dumps({"key_IDs": [members]}).encode())
+
+
+def read_delivered_keys(body: bytes) -> tuple[DeliveredKey, ...]:
+    """Read a device's key container (`keys` or `Keys`, `key_ID` or `key_id`); raises MalformedAnswerError."""
+    container = _read_object(body)
+    entries = container.get("keys", container.get("Keys"))
+    if not isinstance(entries, list):
+        raise MalformedAnswerError("keys", "no array of keys")
+    return tuple(_read_key(f"keys[{index}]", entry) for index, entry in enumerate(entries))
+
+
+def read_stored_key_count(body: bytes) -> int:
+    """Read from a device's status what it holds; raises MalformedAnswerError."""
+    count = _read_object(body).get("stored_key_count")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise MalformedAnswerError("stored_key_count", "no count")
+    return count
+
+
+def read_error_message(body: bytes) -> str:
+    """Read what a device gives as reason, as far as it gives one; never raises."""
+    try:
+        message = _read_object(body).get("message")
+    except MalformedAnswerError:
+        message = None
+    return message[:MAX_MESSAGE_CHARACTERS] if isinstance(message, str) and message else "no reason given"
+
+
+def _parse(model: type[WireT], body: bytes) -> WireT:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestFormatError((".".join(map(str, e["loc"])) or "body", e["msg"]) for e in found) from None
+
+
+def _once_each(query: Iterable[tuple[str, str]], allowed: tuple[str, ...]) -> dict[str, str]:
+    members: dict[str, str] = {}
+    for name, text in query:
+        if name not in allowed:
+            raise RequestFormatError([(name, f"not a parameter of this GET, which takes {' and '.join(allowed)}")])
+        if name in members:
+            raise RequestFormatError([(name, "given twice")])
+        members[name] = text
+    return members
+
+
+def _is_integer(text: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        # The decoder's own error carries the whole text, keys and all.
+        raise MalformedAnswerError("body", "not JSON") from None
+    if not isinstance(answer, dict):
+        raise MalformedAnswerError("body", "not an object")
+    return answer
+
+
+def _read_key(where: str, entry: object) -> DeliveredKey:
+    if not isinstance(entry, dict):
+        raise MalformedAnswerError(where, "not an object")
+    key_id, encoded = entry.get("key_ID", entry.get("key_id")), entry.get("key")
+    if not isinstance(key_id, str) or not key_id:
+        raise MalformedAnswerError(f"{where}.key_ID", "no identifier")
+    if not isinstance(encoded, str):
+        raise MalformedAnswerError(f"{where}.key", "no string")
+    try:
+        value = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedAnswerError(f"{where}.key", "not base64") from None
+    if not value:
+        raise MalformedAnswerError(f"{where}.key", "empty")
+    return DeliveredKey(key_id, value)

@@ -1,0 +1,135 @@
+"""Our extensions of ETSI GS QKD 020: adverts in `versions`, the headers of a hop, the announcement of link keys.
+
+32473 is the Private Enterprise Number reserved for documentation. Nothing here decides anything.
+"""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from node.settings import SaeId
+from node.wire.etsi020 import Base64, KeyId, Wire020
+
+FEDERATION = "E32473_federation"
+HYBRID_TRANSPORT = "E32473_hybrid_transport"
+END_TO_END = "E32473_end_to_end"
+PROVENANCE = "E32473_provenance"
+LINK_KEYS_PATH = "/federation/v1/link_keys"
+
+HopProtection = Literal["qkd+pqc", "pqc"]
+
+
+class Purpose(StrEnum):
+    """What a transfer carries."""
+
+    POOL_BLOCK = "pool-block"
+    SESSION_KEY = "session-key"
+    WRAPPED_KEY = "wrapped-key"
+
+
+class Strict(BaseModel):
+    """A message of ours: unknown members are an error, since every one of them is authenticated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class KemPublicKey(Strict):
+    """A KEM key that others encapsulate to: `hop` by neighbours, `seal` by any node of the federation."""
+
+    purpose: Literal["hop", "seal"]
+    suite: str
+    key_id: str
+    public_key: Base64
+
+
+class NodeAdvert(Strict):
+    """What a node says of itself, signed with the key of its certificate. Times in Unix seconds."""
+
+    node: SaeId
+    domain: str
+    saes: tuple[SaeId, ...]
+    suites: tuple[str, ...]
+    kem_keys: tuple[KemPublicKey, ...]
+    issued_at: float
+    expires_at: float
+
+
+class SignedAdvert(Strict):
+    """A `NodeAdvert` as its origin serialised it, with signature and certificate (DER)."""
+
+    body: Base64
+    signature: Base64
+    certificate: Base64
+
+
+class RouteAdvert(Strict):
+    """A neighbour reaches `node`: over `node_path` inside its domain, then through `domain_path`."""
+
+    node: SaeId
+    cost: int = Field(ge=0)
+    node_path: tuple[SaeId, ...] = Field(max_length=32)
+    domain_path: tuple[str, ...] = Field(max_length=32)
+
+
+class FederationAdvert(Strict):
+    """Member `E32473_federation` of the extension in `versions`."""
+
+    adverts: tuple[SignedAdvert, ...] = Field(max_length=1024)
+    routes: tuple[RouteAdvert, ...] = Field(max_length=1024)
+
+
+class EndToEnd(Strict):
+    """How the destination opens the bodies: sealed to its KEM key, or wrapped with pool blocks."""
+
+    origin: SaeId
+    destination: SaeId
+    suite: str | None = None
+    kem_key_id: str | None = None
+    kem_ciphertext: Base64 | None = None
+    tags: tuple[Base64, ...] = ()
+    block_ids: tuple[KeyId, ...] = ()
+    master_sae: SaeId | None = None
+    slave_saes: tuple[SaeId, ...] = ()
+
+
+class HybridTransport(Strict):
+    """Member `E32473_hybrid_transport` of `extension_mandatory`: what protects this hop."""
+
+    suite: str
+    protection: HopProtection
+    transfer_id: KeyId
+    kem_key_id: str
+    kem_ciphertext: Base64
+    tags: tuple[Base64, ...]
+    link_key_ids: tuple[tuple[KeyId, ...], ...] = ()
+    purpose: Purpose
+    path: tuple[SaeId, ...] = Field(min_length=1, max_length=32)
+    protections: tuple[HopProtection, ...] = Field(max_length=32)
+    expires_at: float
+
+
+class Provenance(Strict):
+    """Member `E32473_provenance` of an acknowledgement: the way the keys really took."""
+
+    path: tuple[SaeId, ...]
+    protections: tuple[HopProtection, ...]
+
+
+class LinkKeyAnnouncement(Wire020):
+    """The sender of a QKD link holds these link keys; the receiver is to fetch them from its own device."""
+
+    link: str
+    key_ids: tuple[KeyId, ...] = Field(max_length=1024)
+
+
+class LinkKeyHoldings(Wire020):
+    """Which of the announced link keys the receiver holds, and which its device does not have."""
+
+    held: tuple[KeyId, ...]
+    absent: tuple[KeyId, ...]
+
+
+def extension(name: str, message: Strict) -> dict[str, Any]:
+    """Return the JSON form of an extension member."""
+    return {name: message.model_dump(mode="json", exclude_none=True)}

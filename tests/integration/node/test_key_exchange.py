@@ -1,0 +1,107 @@
+"""Two SAEs get the same keys from their own nodes, whichever way the keys had to take."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node.settings import DeliverySettings, PoolSettings
+from tests.integration.node.small_federation import HOME, SmallFederation
+
+PAIRS = [(master, slave) for master in HOME for slave in HOME if master != slave]
+
+
+@pytest.fixture
+async def federation(tmp_path: Path) -> AsyncIterator[SmallFederation]:
+    async with SmallFederation(tmp_path) as started:
+        yield started
+
+
+async def exchange(
+    federation: SmallFederation, master: str, slave: str, **request: Any
+) -> tuple[httpx.Response, httpx.Response]:
+    issued = await federation.sae(master).post(f"/api/v1/keys/{slave}/enc_keys", json=request)
+    assert issued.status_code == 200, issued.text
+    key_ids = [{"key_ID": key["key_ID"]} for key in issued.json()["keys"]]
+    fetched = await federation.sae(slave).post(f"/api/v1/keys/{master}/dec_keys", json={"key_IDs": key_ids})
+    return issued, fetched
+
+
+@pytest.mark.parametrize("pattern", ["proactive", "reactive"])
+async def test_every_ordered_pair_gets_identical_keys(tmp_path: Path, pattern: Any) -> None:
+    pool = PoolSettings(target_blocks=40, batch_blocks=16, reserve_link_keys=0)
+    async with SmallFederation(tmp_path, DeliverySettings(pattern=pattern), pool) as federation:
+        for master, slave in PAIRS:
+            issued, fetched = await exchange(federation, master, slave, number=2, size=512)
+            assert fetched.status_code == 200, fetched.text
+            assert issued.json()["keys"] == fetched.json()["keys"]
+            key_id = issued.json()["keys"][0]["key_ID"]
+            record = (await federation.operator(HOME[slave]).get(f"/keys/{key_id}")).json()
+            crosses = "n3" in (HOME[master], HOME[slave])
+            assert record["grade"] == ("pqc" if crosses else "qkd")
+            assert record["path"][0] == HOME[master]
+            assert record["path"][-1] == HOME[slave]
+            assert len(record["path"]) == (3 if {HOME[master], HOME[slave]} == {"n1", "n3"} else len(record["path"]))
+
+
+async def test_empty_pool_falls_back_to_reactive_relay(federation: SmallFederation) -> None:
+    for _ in range(12):
+        issued, fetched = await exchange(federation, "a1", "c", number=4)
+        assert issued.json()["keys"] == fetched.json()["keys"]
+
+
+async def test_a_key_is_handed_to_a_slave_once(federation: SmallFederation) -> None:
+    issued, fetched = await exchange(federation, "a1", "c")
+    assert fetched.status_code == 200
+    key_id = issued.json()["keys"][0]["key_ID"]
+    again = await federation.sae("c").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key_id})
+    assert again.status_code == 400
+    assert again.json()["message"] == "one or more keys specified are not found on KME"
+
+
+async def test_multicast_gives_every_slave_the_same_key(federation: SmallFederation) -> None:
+    body = {"additional_slave_SAE_IDs": ["a2", "c"]}
+    issued = await federation.sae("a1").post("/api/v1/keys/b/enc_keys", json=body)
+    assert issued.status_code == 200, issued.text
+    [key] = issued.json()["keys"]
+    for slave in ("b", "a2", "c"):
+        fetched = await federation.sae(slave).get("/api/v1/keys/a1/dec_keys", params={"key_ID": key["key_ID"]})
+        assert fetched.json()["keys"] == [key], slave
+
+
+async def test_another_sae_cannot_fetch_the_key_and_the_slave_still_can(federation: SmallFederation) -> None:
+    issued = await federation.sae("a1").get("/api/v1/keys/b/enc_keys")
+    [key] = issued.json()["keys"]
+    thief = await federation.sae("a2", at="n1").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key["key_ID"]})
+    assert thief.status_code in (400, 401)
+    fetched = await federation.sae("b").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key["key_ID"]})
+    assert fetched.json()["keys"] == [key]
+
+
+async def test_one_unknown_id_leaves_the_known_key_where_it_is(federation: SmallFederation) -> None:
+    issued = await federation.sae("a1").get("/api/v1/keys/b/enc_keys")
+    [key] = issued.json()["keys"]
+    unknown = "00000000-0000-4000-8000-000000000000"
+    body = {"key_IDs": [{"key_ID": key["key_ID"]}, {"key_ID": unknown}]}
+    refused = await federation.sae("b").post("/api/v1/keys/a1/dec_keys", json=body)
+    assert refused.status_code == 400
+    fetched = await federation.sae("b").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key["key_ID"]})
+    assert fetched.json()["keys"] == [key]
+
+
+async def test_keys_survive_the_restart_of_the_slaves_node(federation: SmallFederation) -> None:
+    issued = await federation.sae("a1").get("/api/v1/keys/c/enc_keys")
+    [key] = issued.json()["keys"]
+    fetchable = federation.operator("n3")
+    for _ in range(100):
+        if (await fetchable.get(f"/keys/{key['key_ID']}")).status_code == 200:
+            break
+    await federation.stop_node("n3")
+    await federation.start_node("n3")
+    fetched = await federation.sae("c").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key["key_ID"]})
+    assert fetched.json()["keys"] == [key]
+    await federation.settled()
+    _issued, again = await exchange(federation, "c", "a1")
+    assert again.status_code == 200
