@@ -279,17 +279,26 @@ class Relay:
     # The way back.
 
     async def _settle(self, sender: str, key_ids: list[str], outcome: Outcome) -> None:
-        parcels = await self._world.store.transact(lambda ledger: ledger.parcels_of(key_ids))
-        for parcel_id in {parcel.parcel_id for parcel in parcels.values()}:
-            its_keys = [key_id for key_id, parcel in parcels.items() if parcel.parcel_id == parcel_id]
-            parcel = parcels[its_keys[0]]
-            if parcel.downstream == sender:
-                await self._finish(parcel, outcome, its_keys)
-            else:
-                log.warning("%s acknowledged keys that did not go through it", sender)
+        """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay."""
+
+        def close(ledger: Ledger) -> list[tuple[Parcel, list[str]]]:
+            groups: dict[str, tuple[Parcel, list[str]]] = {}
+            for key_id, parcel in ledger.parcels_of(key_ids).items():
+                if parcel.downstream == sender:
+                    groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
+            for parcel, its_keys in groups.values():
+                _close(ledger, parcel, outcome, its_keys)
+            return list(groups.values())
+
+        for parcel, its_keys in await self._world.store.transact(close):
+            self._report(parcel, outcome, its_keys)
 
     async def _finish(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
         await self._world.store.transact(partial(_close, parcel=parcel, outcome=outcome, key_ids=key_ids))
+        self._report(parcel, outcome, key_ids)
+
+    def _report(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
+        """Tell the node before, or whoever waits here."""
         if parcel.upstream is not None:
             ack = _ack(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
             self._world.background.spawn(self._tell(parcel.upstream, ack))

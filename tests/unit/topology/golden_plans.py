@@ -1,4 +1,4 @@
-"""The plans of the testbeds that come with the project, as golden files: `python tests/unit/topology/golden_plans.py`."""
+"""The plans of the project's testbeds as golden files, made by `python tests/unit/topology/golden_plans.py`."""
 
 import json
 import sys

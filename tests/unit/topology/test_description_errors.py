@@ -52,7 +52,7 @@ def test_the_description_that_the_errors_start_from_is_good() -> None:
             "arrival_wait_s: -1",
             '2:28: "-1" is wrong here: it should be greater than or equal to 0 (where: delivery.arrival_wait_s)',
         ),
-        ("loss:", "los:", '14:52: unknown key "los" (where: wan_links[0].los) - did you mean "loss"?'),
+        ("loss:", "los:", '14:54: unknown key "los" (where: wan_links[0].los) - did you mean "loss"?'),
         (
             "fibre_km: 12",
             "fiber_km: 12",
@@ -70,29 +70,25 @@ def test_the_description_that_the_errors_start_from_is_good() -> None:
         (
             "[n1, n2]",
             "[n1, n22]",
-            '9:23: there is no node "n22" (where: regions.north.qkd_links[0].between[1]) - did you mean "n2"?',
+            '9:24: there is no node "n22" (where: regions.north.qkd_links[0].between[1]) - did you mean "n2"?',
         ),
-        ("[n1, n2]", "[n1]", "9:18: expected exactly two names, like [kmstn1, kmstn2] (where: regions.north.qkd_lin"),
-        ("[n1, n2]", "[n1, n1]", '9:18: "n1" is linked to itself (where: regions.north.qkd_links[0].between)'),
-        ("[n1, n2]", "[n1, n3]", '9:23: "n3" is in region "south", and QKD links stay inside one; use wan_links '),
+        ("[n1, n2]", "[n1]", "9:19: expected exactly two names, like [kmstn1, kmstn2] (where: regions.north.qkd_lin"),
+        ("[n1, n2]", "[n1, n1]", '9:19: "n1" is linked to itself (where: regions.north.qkd_links[0].between)'),
+        ("[n1, n2]", "[n1, n3]", '9:24: "n3" is in region "south", and QKD links stay inside one; use wan_links '),
         ("[n2, n3]", "[n2, n1]", '14:15: both nodes are in region "north"; use its qkd_links (where: wan_links[0].b'),
         ("[n2, n3]", "[n3, n3]", '14:15: "n3" is linked to itself (where: wan_links[0].between)'),
         ("[n2, n3]", "[m2, n3]", '14:16: there is no node "m2" (where: wan_links[0].between[0]) - did you mean "n2"?'),
         ("saes: [sae-3]", "saes: [sae-1]", '12:32: SAE "sae-1" is a duplicate: a SAE at site "alpha" has this ID alr'),
         ("saes: [sae-3]", "saes: [n1]", '12:32: SAE "n1" is a duplicate: a node at site "alpha" has this ID already '),
-        ("node: n3", "node: n1", '12:21: node "n1" is a duplicate: a node at site "alpha" has this ID already (whe'),
         ("gamma:", "alpha:", '12:7: region "north" has a site "alpha" already (where: regions.south.sites.alpha)'),
         ("[sae-3]", '["sae 3"]', "12:32: \"sae 3\" cannot be an SAE ID: the character ' ' may not stand in a URI; all"),
         ("[sae-3]", '["sæ"]', "12:32: \"sæ\" cannot be an SAE ID: the character 'æ' may not stand in a URI; allowed"),
         ("[sae-3]", '[""]', '12:32: "" cannot be an SAE ID: it has 0 characters; allowed are 1 to 64 characters'),
         ("[sae-3]", f"[{'s' * 65}]", f'12:32: "{"s" * 65}" cannot be an SAE ID: it has 65 characters; allowed'),
-        ("node: n3", "node: N3", '12:21: "N3" cannot name a node: 1 to 18 of a-z, 0-9 and "-", first a letter, last '),
-        ("node: n3", "node: access", '12:21: "access" cannot name a node: the testbed gives such names to its own con'),
-        ("node: n3", "node: n1-to-n2", '12:21: "n1-to-n2" cannot name a node: the testbed gives such names to its '),
         ("12, secret", "-12, secret", "9:39: a length of fibre cannot be negative: -12 (where: regions.north.qkd_link"),
         ("2.5 kb/s", "2.5 kB/s", '9:60: "kB/s" is not a unit of a secret key rate; known: b/s, bit/s, bps, kb/s, '),
         ("delay: 6 ms", "delay: 6", '14:32: a delay needs a unit: 6 of what? write it like "12 ms" (where: wan_li'),
-        ("loss: 0 %", "loss: 120 %", "14:58: 120 % is too much for a loss: at most 100 % (where: wan_links[0].loss)"),
+        ("loss: 0 %", "loss: 120 %", "14:60: 120 % is too much for a loss: at most 100 % (where: wan_links[0].loss)"),
         ("fibre_km: 12", "profile: genric, fibre_km: 12", '9:38: there is no device profile "genric"; known: gener'),
         ("n1: 18443", "n1: 70000", "16:13: 70000 is not a port: 1 to 65535 (where: ports.n1)"),
         ("n1: 18443", "n1: 0", "16:13: 0 is not a port: 1 to 65535 (where: ports.n1)"),
@@ -108,7 +104,7 @@ def test_the_description_that_the_errors_start_from_is_good() -> None:
         ("trust: all", "trust: none", "15:17: \"none\" is not one of 'all' (where: policy.trust)"),
         ("trust: all", "trust: [[north]]", "15:18: expected exactly two names, like [kmstn1, kmstn2] (where: policy"),
         ("trust: all", "trust: [[north, north], [north, south]]", '15:18: "north" is paired with itself (where: poli'),
-        ("sae_pairs: all", "sae_pairs: [[sae-1, sae-9]]", '15:41: there is no SAE "sae-9" (where: policy.sae_pair'),
+        ("sae_pairs: all", "sae_pairs: [[sae-1, sae-9]]", '15:42: there is no SAE "sae-9" (where: policy.sae_pair'),
         (
             "trust: all",
             "trust: [[north, south], [south, north]]",
@@ -128,6 +124,26 @@ def test_one_fault_is_found_where_it_is(right: str, wrong: str, told: str) -> No
     assert found[0].startswith(f"d.yaml:{told}")
 
 
+def test_a_node_given_twice_is_told_beside_the_link_that_now_leads_nowhere() -> None:
+    found = findings(GOOD.replace("node: n3", "node: n1"))
+    told = 'node "n1" is a duplicate: a node at site "alpha" has this ID already'
+    assert found[0] == f"d.yaml:12:21: {told} (where: regions.south.sites.gamma.node)"
+    assert found[1].startswith('d.yaml:14:20: there is no node "n3" (where: wan_links[0].between[1])')
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["access", "load", "localhost", "router-north", "n1-to-n2"])
+def test_a_node_that_takes_a_name_of_the_testbed(name: str) -> None:
+    told = f'12:21: "{name}" cannot name a node: the testbed gives such names to its own containers'
+    assert findings(GOOD.replace("n3", name)) == [f"d.yaml:{told} (where: regions.south.sites.gamma.node)"]
+
+
+@pytest.mark.parametrize("name", ["N3", "3n", "n_3", "n-", "n" * 19])
+def test_a_node_whose_name_is_no_host_name(name: str) -> None:
+    (found,) = findings(GOOD.replace("n3", name))
+    assert found.startswith(f'd.yaml:12:21: "{name}" cannot name a node: 1 to 18 of a-z, 0-9 and "-", first a letter')
+
+
 @pytest.mark.parametrize("nothing", ["", " {}", "\n    sites: {}", "\n    sites:"])
 def test_a_region_without_nodes(nothing: str) -> None:
     text = GOOD.replace("\nwan_links:", f"\n  empty:{nothing}\nwan_links:")
@@ -136,9 +152,9 @@ def test_a_region_without_nodes(nothing: str) -> None:
 
 def test_a_link_given_twice_even_the_other_way_round() -> None:
     again = "      - {between: [n2, n1], fibre_km: 3}\n"
-    told = "9:18: the QKD link between n2 and n1 is there twice (where: regions.north.qkd_links[1].between)"
+    told = "10:19: the QKD link between n2 and n1 is there twice (where: regions.north.qkd_links[1].between)"
     text = GOOD.replace("  south:\n", f"{again}  south:\n")
-    assert findings(text) == [f"d.yaml:10:{told[2:]}"]
+    assert findings(text) == [f"d.yaml:{told}"]
 
 
 def test_two_wan_links_that_a_router_cannot_tell_apart() -> None:
@@ -182,7 +198,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:
     text = text.replace("n1: 18443", "n11: 99999").replace("[sae-3]", "[sae-1]")
     assert [told.split(": ")[0] for told in findings(text)] == [
         "d.yaml:2:12",
-        "d.yaml:9:23",
+        "d.yaml:9:24",
         "d.yaml:12:32",
         "d.yaml:14:32",
         "d.yaml:16:9",

@@ -13,7 +13,7 @@ from emulators.settings import EmulatedDeviceSettings
 from node.settings import LinkKind, NodeSettings
 from topology.load import parse_description
 from topology.naming import Kind
-from topology.plan import ContainerPlan, Plan, PlannedFile, SeedRef
+from topology.plan import CertificateRef, ContainerPlan, Plan, PlannedFile, SeedRef
 from topology.planner import make_plan
 
 BASE = IPv4Network("10.88.0.0/16")
@@ -125,7 +125,7 @@ def test_every_file_that_refers_to_a_certificate_has_one_planned(plan: Plan) -> 
     for container in plan.containers:
         for file in container.files:
             content = file.content
-            if hasattr(content, "role"):
+            if isinstance(content, CertificateRef):
                 assert (content.domain, content.role, content.name) in planned
     for sae in plan.saes:
         assert (sae.region, "sae", sae.sae) in planned

@@ -1,0 +1,26 @@
+"""Whatever makes a node another one changes its measured state."""
+
+import shutil
+from pathlib import Path
+
+from node.sealing.measure import PACKAGE, measured_state
+from node.settings import DeliverySettings, NodeSettings
+
+SETTINGS = NodeSettings(node="kmstn1", domain="east", site="here")
+
+
+def test_changed_code_is_another_state(tmp_path: Path) -> None:
+    copy = tmp_path / "node"
+    shutil.copytree(PACKAGE, copy)
+    assert measured_state(SETTINGS, copy) == measured_state(SETTINGS)
+    (copy / "app.py").write_text((copy / "app.py").read_text() + "\n# changed")
+    assert measured_state(SETTINGS, copy) != measured_state(SETTINGS)
+
+
+def test_another_node_is_another_state() -> None:
+    assert measured_state(SETTINGS.model_copy(update={"node": "kmstn2"})) != measured_state(SETTINGS)
+
+
+def test_figures_an_operator_may_change_are_not_measured() -> None:
+    changed = SETTINGS.model_copy(update={"delivery": DeliverySettings(pattern="reactive")})
+    assert measured_state(changed) == measured_state(SETTINGS)
