@@ -145,9 +145,10 @@ class Node:
 
     async def stop(self) -> None:
         """Stop serving and close the store."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
         await self._tasks.cancel()
-        await asyncio.gather(*(service.close() for service in self._services))
+        await asyncio.gather(
+            *(service.close() for service in self._services), *(server.stop() for server in self._servers)
+        )
         self._store.close()
 
     @property

@@ -4,6 +4,7 @@ A device may answer anything: every oddity ends as a DeviceError that says what 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -12,6 +13,8 @@ from node.core.keys import BLOCK_SIZE_BYTES, KeyBlock
 from node.core.link_key_stock import UnknownLinkKeysError
 from node.errors import DeviceError
 from node.wire import etsi014
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class HttpQkdDevice:
@@ -68,7 +71,9 @@ class HttpQkdDevice:
             raise DeviceError(f"a key of it is not {8 * BLOCK_SIZE_BYTES} bits long")
         if len({key.key_id for key in delivered}) != len(delivered):
             raise DeviceError("it answered one key ID twice")
-        return tuple(KeyBlock(key.key_id, key.value) for key in delivered)
+        if not all(_UUID.fullmatch(key.key_id.lower()) for key in delivered):
+            raise DeviceError("a key ID of it is not a UUID")
+        return tuple(KeyBlock(key.key_id.lower(), key.value) for key in delivered)
 
 
 class _RefusedError(DeviceError):

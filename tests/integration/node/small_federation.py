@@ -42,9 +42,14 @@ class SmallFederation:
 
     root: Path
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
-    pool: PoolSettings = field(default_factory=lambda: PoolSettings(target_blocks=8, batch_blocks=4, reserve_link_keys=4))
-    profile: ProfileSettings = field(default_factory=lambda: ProfileSettings(api_latency_ms=0, api_latency_per_key_ms=0))
+    pool: PoolSettings = field(
+        default_factory=lambda: PoolSettings(target_blocks=8, batch_blocks=4, reserve_link_keys=4)
+    )
+    profile: ProfileSettings = field(
+        default_factory=lambda: ProfileSettings(api_latency_ms=0, api_latency_per_key_ms=0)
+    )
     nodes: dict[str, Node] = field(default_factory=dict)
+    clients: dict[tuple[str, Role, str, int], httpx.AsyncClient] = field(default_factory=dict)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def __post_init__(self) -> None:
@@ -63,8 +68,8 @@ class SmallFederation:
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        for name in list(self.nodes):
-            await self.stop_node(name)
+        await asyncio.gather(*(client.aclose() for client in self.clients.values()))
+        await asyncio.gather(*(self.stop_node(name) for name in list(self.nodes)))
         await self.stack.aclose()
 
     async def start_node(self, name: str) -> Node:
@@ -117,7 +122,12 @@ class SmallFederation:
         return self._client(at, Role.NODE, name, LAYOUT[name][0], 1)
 
     def _client(self, node: str, role: Role, name: str, domain: str, api: int) -> httpx.AsyncClient:
-        identity = self.identity(domain, role, name)
+        which = (node, role, name, api)
+        if which not in self.clients:
+            self.clients[which] = self._connect(node, self.identity(domain, role, name), api)
+        return self.clients[which]
+
+    def _connect(self, node: str, identity: Path, api: int) -> httpx.AsyncClient:
         context = client_context(identity, (LAYOUT[node][0],), peer_plane=api == 1, groups=GROUPS if api == 1 else None)
         return httpx.AsyncClient(verify=context, base_url=f"https://localhost:{self.ports[node][api]}", timeout=20)
 
@@ -147,9 +157,7 @@ class SmallFederation:
         settings.state_dir.mkdir(exist_ok=True)
         store = Store(settings.state_dir)
         context = server_context(settings.identity_dir, ("east",), peer_plane=False)
-        server = await serve(
-            make_device_application(settings, store), context, "127.0.0.1", self.device_ports[node]
-        )
+        server = await serve(make_device_application(settings, store), context, "127.0.0.1", self.device_ports[node])
         self.stack.callback(store.close)
         self.stack.push_async_callback(server.stop)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from node.clients.peer_node import HttpPeerNode
 from node.identity_uri import Role
@@ -18,10 +19,12 @@ from node.wire.etsi020 import ExtKeyContainer, dump
 from tests.certificates import issue, write_identity
 from tests.integration.node.small_federation import SmallFederation
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def federation(tmp_path: Path) -> AsyncIterator[SmallFederation]:
-    async with SmallFederation(tmp_path) as started:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def federation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SmallFederation]:
+    async with SmallFederation(tmp_path_factory.mktemp("federation")) as started:
         yield started
 
 
