@@ -12,6 +12,8 @@ log = logging.getLogger("kmstn.neighbours")
 MISSED_POLLS = 3
 ROUND_TRIPS_KEPT = 5
 POLLS_PER_ROUND_TRIP = 5
+# A neighbour that does not answer yet, or any more, is asked more often: everybody waits for it.
+EAGER_INTERVAL_S = 0.25
 
 
 class NeighbourWatch:
@@ -45,7 +47,7 @@ class NeighbourWatch:
             if self.reachable and (polls % POLLS_PER_ROUND_TRIP == 0 or len(self._round_trips_ms) < ROUND_TRIPS_KEPT):
                 await self._measure()
             polls += 1
-            await self._clock.sleep(self._interval_s)
+            await self._clock.sleep(self._interval_s if self.reachable else min(self._interval_s, EAGER_INTERVAL_S))
 
     async def poll(self) -> None:
         """Ask once what it advertises."""

@@ -144,7 +144,7 @@ class SmallFederation:
             device=f"{node}-to-{other}",
             domain="east",
             link="n1-n2",
-            end=end,  # type: ignore[arg-type]
+            end=end,
             node=node,
             peer_device=f"{other}-to-{node}",
             peer_node=other,

@@ -57,6 +57,6 @@ def test_damaged_blob_is_told_apart(tmp_path: Path) -> None:
 
 def test_store_without_its_sealed_key_is_not_started_over(tmp_path: Path) -> None:
     (tmp_path / "kmstn.db").write_bytes(b"a store")
-    with pytest.raises(SealedKeyMissingError, match="kmstn.db|holds a store"):
+    with pytest.raises(SealedKeyMissingError, match="holds a store"):
         release(tmp_path)
     assert (tmp_path / "kmstn.db").read_bytes() == b"a store"
