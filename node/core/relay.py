@@ -76,6 +76,7 @@ class Relay:
         self._destination = destination
         self._world = world
         self._awaited: dict[str, asyncio.Future[Outcome]] = {}
+        self._under_way: dict[str, Parcel] = {}
         self._void_routes: dict[str, str] = {}
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
         self.pool_reserve = 0
@@ -99,6 +100,8 @@ class Relay:
         sent, container = await self._world.store.transact(begin)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._awaited[sent.key_ids[0]] = outcome
+        if parcel.purpose is Purpose.SESSION_KEY:
+            self._under_way[sent.key_ids[0]] = sent
         self._world.background.spawn(self._transfer(sent, container))
         return outcome
 
@@ -270,6 +273,7 @@ class Relay:
         if shortage:
             raise InsufficientKeyMaterialError(shortage)
         if container is not None:
+            self._under_way[parcel.key_ids[0]] = parcel
             self._world.background.spawn(self._transfer(parcel, container))
 
     def _first_time(self, ledger: Ledger, sender: str, incoming: Incoming) -> None:
@@ -279,7 +283,15 @@ class Relay:
     # The way back.
 
     async def _settle(self, sender: str, key_ids: list[str], outcome: Outcome) -> None:
-        """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay."""
+        """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay.
+
+        The node before hears of it first: should this node stop before the books are closed, it sends the parcel again
+        after its restart, and is told once more what became of it.
+        """
+        known = self._under_way.get(key_ids[0]) if key_ids else None
+        ahead = known is not None and known.downstream == sender and known.key_ids == tuple(key_ids)
+        if known is not None and ahead:
+            self._report(known, outcome, key_ids)
 
         def close(ledger: Ledger) -> list[tuple[Parcel, list[str]]]:
             groups: dict[str, tuple[Parcel, list[str]]] = {}
@@ -291,11 +303,17 @@ class Relay:
             return list(groups.values())
 
         for parcel, its_keys in await self._world.store.transact(close):
-            self._report(parcel, outcome, its_keys)
+            self._forget(parcel)
+            if not ahead:
+                self._report(parcel, outcome, its_keys)
 
     async def _finish(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
         await self._world.store.transact(partial(_close, parcel=parcel, outcome=outcome, key_ids=key_ids))
+        self._forget(parcel)
         self._report(parcel, outcome, key_ids)
+
+    def _forget(self, parcel: Parcel) -> None:
+        self._under_way.pop(parcel.key_ids[0], None)
 
     def _report(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
         """Tell the node before, or whoever waits here."""

@@ -10,7 +10,7 @@ authenticated by the seal (anybody can encapsulate to a public key): the hops an
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from node.crypto.aead import OneMessageKey, associated_data, decrypt, derive_one_message_key, encrypt
@@ -36,7 +36,7 @@ class SealContext:
 
     def encode(self) -> bytes:
         """Return the context as associated data."""
-        return associated_data(_LABEL, **asdict(self))
+        return associated_data(_LABEL, **vars(self))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ The derived nonce is safe because each key encrypts one message: every call of `
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -73,7 +73,7 @@ class HopContext:
 
     def encode(self) -> bytes:
         """Return the context as associated data."""
-        return associated_data(_LABEL, **asdict(self))
+        return associated_data(_LABEL, **vars(self))
 
 
 @dataclass(frozen=True)

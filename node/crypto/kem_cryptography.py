@@ -9,6 +9,8 @@ from node.crypto.errors import KemError, KemUnavailableError
 from node.crypto.kem import ML_KEM_768, ML_KEM_1024, Kem, KemKeyPair
 from node.crypto.secret_bytes import SecretBytes
 
+KEYS_IN_USE: Final = 16
+
 
 class _MlKem:
     """One parameter set of ML-KEM; private keys are the 64-byte seed."""
@@ -22,6 +24,7 @@ class _MlKem:
         self.name: Final = name
         self._public_class = public_class
         self._private_class = private_class
+        self._in_use: dict[bytes, mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey] = {}
 
     def generate(self) -> KemKeyPair:
         """Make a fresh key pair."""
@@ -38,15 +41,25 @@ class _MlKem:
 
     def decapsulate(self, private: SecretBytes, ciphertext: bytes) -> bytes:
         """Return the secret of a ciphertext."""
-        try:
-            key = self._private_class.from_seed_bytes(private.reveal())
-        except ValueError:
-            # The cause is dropped on purpose: nothing about a private key belongs in a traceback.
-            raise KemError(f"not a private key of {self.name} ({len(private)} bytes)") from None
+        key = self._expanded(private)
         try:
             return key.decapsulate(ciphertext)
         except ValueError as error:
             raise KemError(f"not a ciphertext of {self.name} ({len(ciphertext)} bytes)") from error
+
+    def _expanded(self, private: SecretBytes) -> mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey:
+        """Expanding a seed costs twice as much as decapsulating, so the keys in use are kept expanded."""
+        seed = private.reveal()
+        if (key := self._in_use.get(seed)) is None:
+            try:
+                key = self._private_class.from_seed_bytes(seed)
+            except ValueError:
+                # The cause is dropped on purpose: nothing about a private key belongs in a traceback.
+                raise KemError(f"not a private key of {self.name} ({len(private)} bytes)") from None
+            while len(self._in_use) >= KEYS_IN_USE:
+                del self._in_use[next(iter(self._in_use))]
+            self._in_use[seed] = key
+        return key
 
 
 _MECHANISMS: Final = {

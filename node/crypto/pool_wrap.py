@@ -10,7 +10,7 @@ as the way they came (see `hybrid_transport`). Spending blocks once is the pool'
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -83,7 +83,7 @@ def _pad(texts: Sequence[bytes], blocks: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 def _message(values: Sequence[bytes], context: WrapContext) -> bytes:
-    return associated_data(_LABEL, values=[value.hex() for value in values], **asdict(context))
+    return associated_data(_LABEL, values=[value.hex() for value in values], **vars(context))
 
 
 def _mismatch(sizes: Sequence[int], blocks: Sequence[bytes], context: WrapContext) -> str | None:

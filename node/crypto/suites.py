@@ -5,6 +5,7 @@ of these is a new name. Leaves out which suites a node accepts: that is its sett
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from node.crypto.errors import UnknownSuiteError
@@ -42,6 +43,7 @@ def suite_named(name: str) -> Suite:
         raise UnknownSuiteError(f"no suite is called {name!r}") from None
 
 
+@lru_cache
 def suite_kem(provider: Provider, name: str) -> Kem:
     """Return the KEM of a suite; raise `UnknownSuiteError`, or `KemUnavailableError` where the provider lacks it."""
     return kem(provider, suite_named(name).mechanism)

@@ -6,6 +6,7 @@ The caller is the neighbour that its certificate names; whoever is not a neighbo
 import logging
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -43,6 +44,7 @@ from node.wire.federation import (
     HYBRID_TRANSPORT,
     LINK_KEYS_PATH,
     EndToEnd,
+    FederationAdvert,
     HybridTransport,
     LinkKeyAnnouncement,
     extension,
@@ -67,9 +69,7 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
 
     @app.get("/kmapi/versions")
     async def versions(request: Request) -> Response:
-        advert = federation.advert_for(neighbour_of(request).node)
-        container = VersionContainer(versions=("v1",), extension=extension(FEDERATION, advert))
-        return json_response(dump(container))
+        return json_response(_versions(federation.advert_for(neighbour_of(request).node)))
 
     @app.post("/kmapi/v1/ext_keys")
     async def ext_keys(request: Request) -> Response:
@@ -107,6 +107,12 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
         return json_response(dump(await stock.announced(announcement)))
 
     return app
+
+
+@lru_cache(maxsize=4)
+def _versions(advert: FederationAdvert) -> bytes:
+    """Serialise the answer once for as long as the advert stays the same: neighbours ask every second."""
+    return dump(VersionContainer(versions=("v1",), extension=extension(FEDERATION, advert)))
 
 
 def _read_headers(container: ExtKeyContainer) -> Incoming:
