@@ -58,9 +58,18 @@ def ensure_pki(directory: Path, plan: Plan, now: datetime) -> Pki:
     return Pki(directory, tuple(issued))
 
 
+def drop_seed(directory: Path, link: str) -> None:
+    """Forget what the ends of a fibre share: the next `ensure_seed` makes it anew."""
+    _seed_path(directory, link).unlink(missing_ok=True)
+
+
+def _seed_path(directory: Path, link: str) -> Path:
+    return directory / "fibres" / f"{quote(link, safe='')}.seed"
+
+
 def ensure_seed(directory: Path, link: str) -> bytes:
     """The 32 bytes that both ends of a fibre share: made at the first call, the same ever after."""
-    path = directory / "fibres" / f"{quote(link, safe='')}.seed"
+    path = _seed_path(directory, link)
     try:
         seed = path.read_bytes()
     except FileNotFoundError:
