@@ -23,7 +23,7 @@ from requests.exceptions import RequestException
 
 from topology.docker_host import daemon_address, is_remote, why_unreachable
 from topology.engine import ContainerWish, EngineFacts, Finished, Found, FoundContainer, FoundNetwork, OutputSink
-from topology.errors import EngineError
+from topology.errors import EngineError, NotThere
 from topology.images import BuildStopped
 from topology.naming import LABEL_TESTBED
 from topology.plan import Attachment, NetworkPlan
@@ -59,8 +59,8 @@ class DockerEngine:
         api = self._client("patient", None) if patient else self._api
         try:
             return getattr(api, method)(*arguments, **options)
-        except NotFound:
-            raise
+        except NotFound as error:
+            raise NotThere(str(error.explanation or error).strip()) from error
         except APIError as error:
             raise EngineError(str(error.explanation or error).strip()) from error
         except (DockerException, RequestException) as error:
@@ -174,37 +174,34 @@ class DockerEngine:
 
     def remove_container(self, name: str) -> None:
         """Kill and remove a container with its anonymous volumes; nothing happens if there is none."""
-        with suppress(NotFound):
+        with suppress(NotThere):
             self._ask("remove_container", name, force=True, v=True)
 
     def remove_network(self, name: str) -> None:
         """Remove a network after detaching whatever is still on it."""
-        with suppress(NotFound):
+        with suppress(NotThere):
             for container in self._ask("inspect_network", name)["Containers"] or {}:
-                with suppress(NotFound):
+                with suppress(NotThere):
                     self._ask("disconnect_container_from_network", container, name, force=True)
             self._ask("remove_network", name)
 
     def remove_volume(self, name: str) -> None:
         """Remove a named volume; nothing happens if there is none."""
-        with suppress(NotFound):
+        with suppress(NotThere):
             self._ask("remove_volume", name)
 
     def attach(self, container: str, network: str, aliases: tuple[str, ...] = ()) -> str:
         """Give a container a further leg, and return its address there."""
-        try:
-            if network not in self._ask("inspect_container", container)["NetworkSettings"]["Networks"]:
-                self._ask("connect_container_to_network", container, network, aliases=list(aliases))
-            legs = self._ask("inspect_container", container)["NetworkSettings"]["Networks"]
-        except NotFound as error:
-            raise EngineError(str(error.explanation)) from error
+        if network not in self._ask("inspect_container", container)["NetworkSettings"]["Networks"]:
+            self._ask("connect_container_to_network", container, network, aliases=list(aliases))
+        legs = self._ask("inspect_container", container)["NetworkSettings"]["Networks"]
         return str(legs[network]["IPAddress"] or legs[network]["IPAMConfig"].get("IPv4Address", ""))
 
     def log_tail(self, name: str, lines: int) -> list[str]:
         """Read the last lines a container wrote; none when there is no such container."""
         try:
             output: bytes = self._ask("logs", name, tail=lines)
-        except NotFound:
+        except NotThere:
             return []
         return output.decode(errors="replace").splitlines()
 
@@ -216,7 +213,7 @@ class DockerEngine:
         """Read one small file of a container; None when it is not there."""
         try:
             chunks, _ = self._ask("get_archive", name, path)
-        except (NotFound, EngineError):
+        except EngineError:
             return None
         packed = b"".join(chunks)
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -227,7 +224,7 @@ class DockerEngine:
         """Measure a running container's memory without the page cache that could be dropped; None when not running."""
         try:
             usage = self._ask("stats", name, stream=False, one_shot=True)["memory_stats"]
-        except NotFound:
+        except NotThere:
             return None
         if "usage" not in usage:
             return None
@@ -259,7 +256,7 @@ class DockerEngine:
         """Whether the daemon holds an image of this name."""
         try:
             self._ask("inspect_image", tag)
-        except NotFound:
+        except NotThere:
             return False
         return True
 
@@ -294,7 +291,7 @@ class DockerEngine:
         worker = ThreadPoolExecutor(1)
         try:
             worker.submit(self._ask, "pull", repository, tag=version or "latest", patient=True).result(timeout_s)
-        except (TimeIsUp, EngineError, NotFound):
+        except (TimeIsUp, EngineError):
             return self.has_image(name)
         finally:
             worker.shutdown(wait=False)

@@ -3,6 +3,7 @@
     TestbedError
     +-- EngineError            the Docker daemon refused something
     |   +-- EngineUnreachable  there is no daemon to ask, or it may not be asked
+    |   +-- NotThere           it has no container, network, volume or image of that name
     +-- SubnetClash            an address range is somebody else's
     +-- NotReady               a wait ended before what was waited for; quotes the last log lines
     +-- UnknownName            no testbed, container, site or SAE of that name
@@ -31,6 +32,10 @@ class EngineUnreachable(EngineError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"{problem}\n  {remedy}")
+
+
+class NotThere(EngineError):
+    """The daemon has nothing of that name."""
 
 
 class SubnetClash(TestbedError):

@@ -43,7 +43,7 @@ def show_up(console: Console, testbed: Testbed, document: dict[str, Any]) -> Non
 def show_status(console: Console, document: dict[str, Any], problems: list[str]) -> None:
     """Show a status document."""
     nodes = [
-        (n["name"], n["region"], _word(n["healthy"]), n["memory_mib"], n["sae_api"], n["sealing"])
+        (n["name"], n["region"], _word(n["healthy"]), n["memory_mib"], n["sae_api"], (n["sealing"] or "").partition(":")[0])
         for n in document["nodes"]
     ]
     console.print(_table(("node", "region", "health", "MiB", "ETSI 014 API", "data key"), nodes))
@@ -63,10 +63,9 @@ def show_status(console: Console, document: dict[str, Any], problems: list[str])
     ]
     heads = ("link", "kind", "rtt asked, ms", "rtt measured, ms", "Mbit/s asked", "backend", "verdict")
     console.print(_table(heads, links))
-    for why in sorted({link["why"] for link in document["links"]} - {""}):
-        console.print(f"shaping: {why}")
-    pools = [(p["node"], p["peer"], p["outbound_blocks"], p["inbound_blocks"], p["target"]) for p in document["pools"]]
-    console.print(_table(("pool at", "with", "out", "in", "target"), pools))
+    for why in sorted({link["why"].partition(" (")[0] for link in document["links"]} - {""}):
+        console.print(f"shaping: {why}; a userspace delay line shapes in its place")
+    console.print(_table(("pools of", "with", "full", "least filled"), _pools(document["pools"])))
     console.print("\n".join(problems) if problems else f"{document['testbed']}: all is well")
 
 
@@ -130,6 +129,14 @@ def show_bench(console: Console, document: dict[str, Any]) -> None:
     console.print(f"largest node: {document['largest_node_mib']} MiB")
 
 
+def _pools(pools: list[dict[str, Any]]) -> Rows:
+    for node in dict.fromkeys(pool["node"] for pool in pools):
+        own = [pool for pool in pools if pool["node"] == node]
+        full = sum(pool["outbound_blocks"] >= pool["target"] for pool in own)
+        least = min(own, key=lambda pool: pool["outbound_blocks"])
+        yield node, len(own), full, f"{least['outbound_blocks']} of {least['target']} with {least['peer']}"
+
+
 def _word(healthy: bool) -> str:
     return "well" if healthy else "NOT WELL"
 
@@ -137,7 +144,7 @@ def _word(healthy: bool) -> str:
 def _table(heads: Sequence[str], rows: Rows) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head.endswith("API"))
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     return table

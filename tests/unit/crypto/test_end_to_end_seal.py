@@ -81,7 +81,7 @@ def test_one_bit_of_a_seal_flipped(pair: KemKeyPair, sealed: Sealed, part: str) 
         return text[:-1] + bytes([text[-1] ^ 0x80])
 
     whole = getattr(sealed, part)
-    changed = flip(whole) if isinstance(whole, bytes) else (*whole[:-1], flip(whole[-1]))
+    changed: Any = flip(whole) if isinstance(whole, bytes) else (*whole[:-1], flip(whole[-1]))
     with pytest.raises(SealRefusedError, match="does not authenticate"):
         open_sealed(replace(sealed, **{part: changed}), CONTEXT, KEM, pair.private)
 

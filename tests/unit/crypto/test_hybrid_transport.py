@@ -1,4 +1,4 @@
-"""What an attacker, or a confused neighbour, may try with one hop message: everything but the honest case is refused."""
+"""What an attacker, or a confused neighbour, may try with one hop message: all but the honest case is refused."""
 
 import os
 from dataclasses import fields, replace

@@ -17,7 +17,7 @@ PROVIDERS: tuple[Provider, ...] = ("cryptography", "liboqs")
 
 
 @pytest.mark.parametrize("mechanism", [ML_KEM_768, ML_KEM_1024])
-@pytest.mark.parametrize(("maker", "sender", "holder"), itertools.product(PROVIDERS, repeat=3))
+@pytest.mark.parametrize(("maker", "sender", "holder"), list(itertools.product(PROVIDERS, repeat=3)))
 def test_providers_open_each_others_ciphertexts(
     mechanism: str, maker: Provider, sender: Provider, holder: Provider
 ) -> None:

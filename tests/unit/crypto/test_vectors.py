@@ -1,0 +1,116 @@
+"""The checked-in vectors: what they say is what the code gives, what it opens, and what its description says."""
+
+import hashlib
+import hmac
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from node.crypto.end_to_end_seal import SealContext, Sealed, open_sealed
+from node.crypto.hybrid_transport import HopContext, ProtectedBodies, Protection, open_protected
+from node.crypto.kem import Provider, kem
+from node.crypto.pool_wrap import WrapContext, Wrapped, unwrap
+from node.crypto.secret_bytes import SecretBytes
+from tests.vectors.make_vectors import FixedKem, all_vectors, serialised
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+NO_KEY = SecretBytes(b"")
+
+
+def vectors(name: str) -> Any:
+    return json.loads((VECTORS / name).read_text())
+
+
+def unhex(value: Any) -> Any:
+    return tuple(unhex(item) for item in value) if isinstance(value, list) else bytes.fromhex(value)
+
+
+def as_tuples(value: Any) -> Any:
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def context_of(vector: dict[str, Any]) -> dict[str, Any]:
+    return {name: as_tuples(value) for name, value in vector["context"].items()}
+
+
+def hop_context(vector: dict[str, Any]) -> HopContext:
+    fields = context_of(vector)
+    return HopContext(**{**fields, "protection": Protection(fields["protection"])})
+
+
+@pytest.mark.parametrize("name", sorted(all_vectors()))
+def test_code_that_no_longer_gives_the_published_vectors(name: str) -> None:
+    assert (VECTORS / name).read_text() == serialised(all_vectors()[name])
+
+
+@pytest.mark.parametrize("vector", vectors("hop.json"), ids=lambda vector: vector["context"]["protection"])
+def test_hop_vector_opens(vector: dict[str, Any]) -> None:
+    protected = ProtectedBodies(*(unhex(vector[part]) for part in ("kem_ciphertext", "values", "tags")))
+    opened = open_protected(protected, hop_context(vector), FixedKem(), NO_KEY, unhex(vector["link_keys"]))
+    assert opened == unhex(vector["bodies"])
+
+
+def canonical(label: str, fields: dict[str, Any]) -> bytes:
+    return json.dumps({"label": label, "fields": fields}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def hkdf(material: bytes, info: bytes, size: int) -> bytes:
+    """RFC 5869 with SHA-256, written out; no salt."""
+    pseudorandom = hmac.digest(bytes(32), material, "sha256")
+    block, output = b"", b""
+    for counter in range(1, math.ceil(size / 32) + 1):
+        block = hmac.digest(pseudorandom, block + info + bytes([counter]), "sha256")
+        output += block
+    return output[:size]
+
+
+@pytest.mark.parametrize("vector", vectors("hop.json"), ids=lambda vector: vector["context"]["protection"])
+def test_another_implementation_gets_the_hop_from_its_description(vector: dict[str, Any]) -> None:
+    context = vector["context"]
+    associated = canonical("kmstn hop v1", context)
+    label = f"kmstn hop v1 {context['protection']}".encode()
+    for index, body in enumerate(unhex(vector["bodies"])):
+        link_keys = unhex(vector["link_keys"])[index] if vector["link_keys"] else ()
+        secrets = (bytes.fromhex(vector["kem_secret"]), *link_keys)
+        info = {
+            "suite": context["suite"],
+            "protection": context["protection"],
+            "kem_ciphertext_sha256": hashlib.sha256(bytes.fromhex(vector["kem_ciphertext"])).hexdigest(),
+            "context_sha256": hashlib.sha256(associated).hexdigest(),
+            "index": index,
+            "number": len(context["key_ids"]),
+        }
+        material = b"".join(len(secret).to_bytes(4, "big") + secret for secret in secrets)
+        described = len(label).to_bytes(4, "big") + label + canonical("kmstn hop v1", info)
+        key = hkdf(material, described, 44)
+        pad = b"".join(link_keys)[: len(body)] or bytes(len(body))
+        padded = bytes(a ^ b for a, b in zip(body, pad, strict=True))
+        expected = unhex(vector["values"])[index] + unhex(vector["tags"])[index]
+        assert AESGCM(key[:32]).encrypt(key[32:], padded, associated) == expected
+
+
+def test_end_to_end_seal_vector_opens() -> None:
+    for vector in vectors("end_to_end_seal.json"):
+        sealed = Sealed(*(unhex(vector[part]) for part in ("kem_ciphertext", "ciphertexts", "tags")))
+        assert open_sealed(sealed, SealContext(**context_of(vector)), FixedKem(), NO_KEY) == unhex(vector["bodies"])
+
+
+def test_pool_wrap_vector_opens() -> None:
+    for vector in vectors("pool_wrap.json"):
+        wrapped = Wrapped(unhex(vector["values"]), unhex(vector["tag"]))
+        keys = unwrap(wrapped, unhex(vector["blocks"]), WrapContext(**context_of(vector)))
+        assert keys == unhex(vector["keys"])
+
+
+@pytest.mark.parametrize("provider", ["cryptography", pytest.param("liboqs", marks=pytest.mark.node_image)])
+@pytest.mark.parametrize("vector", vectors("ml_kem.json"), ids=lambda vector: vector["mechanism"])
+def test_provider_that_disagrees_about_ml_kem(provider: Provider, vector: dict[str, str]) -> None:
+    engine, seed = kem(provider, vector["mechanism"]), SecretBytes(bytes.fromhex(vector["seed"]))
+    assert engine.decapsulate(seed, bytes.fromhex(vector["ciphertext"])).hex() == vector["secret"]
+    assert engine.decapsulate(seed, bytes.fromhex(vector["invalid_ciphertext"])).hex() == vector["implicit_rejection"]
+    ciphertext, secret = engine.encapsulate(bytes.fromhex(vector["public"]))
+    assert engine.decapsulate(seed, ciphertext) == secret
