@@ -1,6 +1,7 @@
 """`python -m node`: read the settings, release the data key, serve until told to stop."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -17,6 +18,8 @@ from node.settings import SETTINGS_PATH, NodeSettings
 
 log = logging.getLogger("kmstn")
 
+GC_THRESHOLD = 50_000
+
 
 async def run(settings: NodeSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
@@ -27,6 +30,9 @@ async def run(settings: NodeSettings) -> None:
     with open_sealing(settings) as sealing:
         node = Node(settings, sealing.data_key.reveal(), sealing.description)
         await node.start()
+        # What is there now stays: the collector need not look at it again while keys are waited for.
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         await stopped.wait()
         log.info("%s stops", settings.node)
         await node.stop()

@@ -234,6 +234,7 @@ class DockerEngine:
 
     def run(self, wish: ContainerWish, tell: OutputSink) -> Finished:
         """Run a container to its end and remove it: stderr goes to `tell`, stdout is returned."""
+        self._remove_finished(wish.name)
         try:
             self.create_container(wish)
             self._ask("start", wish.name)
@@ -245,6 +246,13 @@ class DockerEngine:
             return Finished(exit_code, output.decode(errors="replace"))
         finally:
             self.remove_container(wish.name)
+
+    def _remove_finished(self, name: str) -> None:
+        """Clear what a killed run left behind; one that still runs stays, and its name cannot be had."""
+        with suppress(NotThere):
+            if self._ask("inspect_container", name)["State"]["Running"]:
+                raise EngineError(f"{name} is running already; wait for its end, or remove it: `docker rm -f {name}`")
+            self.remove_container(name)
 
     def image_sizes(self) -> dict[str, int]:
         """Map every tag of this project's images to its size in bytes."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pydantic import ValidationError
+
 from node.core.destination import Destination, ParcelRefusedError
 from node.core.federation import Federation
 from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
@@ -211,6 +213,7 @@ class Relay:
                 return
             except PeerRefusedError as error:
                 log.warning("%s refused keys from %s: %s", parcel.downstream, parcel.end_to_end.origin, error)
+                await self._doubt(parcel, str(error))
                 await self._finish(parcel, Outcome(AckStatus.FAILED, message=str(error)), parcel.key_ids)
                 return
             except (PeerUncertainError, CannotServeError) as error:
@@ -219,6 +222,12 @@ class Relay:
         if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
             return  # The master holds the key: `delivery` repeats the parcel until the key expires.
         await self.give_up(parcel, message)
+
+    async def _doubt(self, parcel: Parcel, refusal: str) -> None:
+        """Have all link keys of a link confirmed anew when the other end lacks one: it may have lost its store."""
+        if "link_key_ids" in refusal:
+            link = self._federation.link_to(parcel.downstream).link
+            await self._world.store.transact(lambda ledger: ledger.doubt_link_keys(link))
 
     # The way in.
 
@@ -385,6 +394,10 @@ def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection
         state = KeyState.RELAYED if relayed else KeyState.VOIDED
         for key_id in key_ids:
             ledger.update_record(key_id, state, outcome.path or None)
+        if not relayed:
+            # The destination could not unwrap: it may have lost its store, and with it the other blocks of this pool.
+            dropped = ledger.drop_pool(parcel.end_to_end.destination)
+            log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)
 
 
 def _key_ids_between(ledger: Ledger, master: str, slaves: tuple[str, ...]) -> tuple[str, ...]:
@@ -405,7 +418,11 @@ def _void_outcomes(states: dict[str, KeyState | None]) -> dict[AckStatus, list[s
 
 def _outcome(ack: AckContainer) -> Outcome:
     carried = (ack.extension or {}).get(PROVENANCE)
-    way = Provenance.model_validate(carried) if carried else Provenance(path=(), protections=())
+    try:
+        way = Provenance.model_validate(carried) if carried else Provenance(path=(), protections=())
+    except ValidationError as error:
+        wrong = {PROVENANCE: f"{error.error_count()} wrong members"}
+        raise BadRequestError("the provenance cannot be read", wrong, slug="ack-not-understood") from None
     return Outcome(ack.ack_status, way.path, way.protections, ack.message or "")
 
 

@@ -124,6 +124,8 @@ def _run(connection: sqlite3.Connection, ledger: SqliteLedger, work: _Work) -> t
     except Exception as raised:
         connection.execute("ROLLBACK TO work")
         connection.execute("RELEASE work")
+        if isinstance(raised, sqlite3.IntegrityError):
+            return None, StoreError(f"the books hold something else already: {raised}")
         return None, raised
     connection.execute("RELEASE work")
     return result, None

@@ -52,6 +52,9 @@ class _LinkKeys(_Tables):
     def drop_link_keys(self, key_ids: Collection[str]) -> None:
         self._many("DELETE FROM link_key WHERE key_id = ?", [(key_id,) for key_id in key_ids])
 
+    def doubt_link_keys(self, link: str) -> None:
+        self._sql("UPDATE link_key SET ready = 0 WHERE link = ? AND direction = 'out' AND ready = 1", (link,))
+
     def unconfirmed_link_keys(self, link: str, limit: int) -> tuple[str, ...]:
         query = (
             "SELECT key_id FROM link_key WHERE link = ? AND direction = 'out' AND ready = 0 ORDER BY position LIMIT ?"
@@ -109,6 +112,10 @@ class _Pools(_Tables):
 
     def drop_blocks(self, key_ids: Collection[str]) -> None:
         self._many("DELETE FROM pool_block WHERE key_id = ?", [(key_id,) for key_id in key_ids])
+
+    def drop_pool(self, peer: str) -> int:
+        query = "DELETE FROM pool_block WHERE peer = ? AND direction = 'out' AND ready = 1"
+        return self._sql(query, (peer,)).rowcount
 
     def take_blocks(self, peer: str, number: int) -> tuple[PoolBlock, ...] | None:
         if self._stock("pool", peer) < number:
@@ -241,5 +248,10 @@ class SqliteLedger(_LinkKeys, _Pools, _Parcels, _Records, _KemKeys):
         """Drop what expired; returns the IDs of session keys that no slave had fetched."""
         self._sql("DELETE FROM transfer WHERE expires_at < ?", (now,))
         self._sql("DELETE FROM parcel WHERE expires_at < ?", (now,))
+        # A block whose parcel expired unacknowledged must not stay pending for ever.
+        self._sql(
+            "DELETE FROM pool_block WHERE direction = 'out' AND ready = 0 "
+            "AND NOT EXISTS (SELECT 1 FROM parcel_key WHERE parcel_key.key_id = pool_block.key_id)"
+        )
         expired = [row[0] for row in self._sql("DELETE FROM record WHERE expires_at < ? RETURNING key_id", (now,))]
         return tuple(key_id for key_id in expired if self.drop_deposits(key_id))

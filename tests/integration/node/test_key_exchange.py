@@ -1,5 +1,6 @@
 """Two SAEs get the same keys from their own nodes, whichever way the keys had to take."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,28 @@ async def test_keys_survive_the_restart_of_the_slaves_node(federation: SmallFede
     await federation.settled()
     _issued, again = await exchange(federation, "c", "a1")
     assert again.status_code == 200
+
+
+async def test_nodes_recover_when_the_other_end_lost_its_whole_store(federation: SmallFederation) -> None:
+    """What was wrapped for the lost store fails, and says so; then new blocks and link keys take its place."""
+    await federation.stop_node("n2")
+    for path in (federation.root / "state-n2").iterdir():
+        path.unlink()
+    await federation.start_node("n2")
+    for master, slave in (("a1", "b"), ("b", "a1"), ("c", "b"), ("b", "c")):
+        assert await _eventually(federation, master, slave), (master, slave)
+    await federation.settled()
+
+
+async def _eventually(federation: SmallFederation, master: str, slave: str) -> bool:
+    for _ in range(50):
+        issued = await federation.sae(master).get(f"/api/v1/keys/{slave}/enc_keys")
+        if issued.status_code == 200:
+            [key] = issued.json()["keys"]
+            which = {"key_ID": key["key_ID"]}
+            fetched = await federation.sae(slave).get(f"/api/v1/keys/{master}/dec_keys", params=which)
+            if fetched.status_code == 200:
+                assert fetched.json()["keys"] == [key]
+                return True
+        await asyncio.sleep(0.1)
+    return False

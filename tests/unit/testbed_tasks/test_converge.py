@@ -182,3 +182,11 @@ def test_volume_of_another_testbed_is_never_taken_for_ours() -> None:
     up(engine)
     take_away(engine, "two")
     assert list(engine.vols) == ["elses"]
+
+
+def test_container_whose_volume_somebody_removed_is_made_anew() -> None:
+    engine = ImitatedEngine()
+    up(engine)
+    del engine.vols["two-kmstn1"]
+    assert up(engine).removed == ("two-kmstn1",)
+    assert_as_wanted(engine, wanted())
