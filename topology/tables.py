@@ -43,8 +43,8 @@ def show_up(console: Console, testbed: Testbed, document: dict[str, Any]) -> Non
 def show_status(console: Console, document: dict[str, Any], problems: list[str]) -> None:
     """Show a status document."""
     nodes = [
-        (n["name"], n["region"], _word(n["healthy"]), n["memory_mib"], n["sae_api"], (n["sealing"] or "").partition(":")[0])
-        for n in document["nodes"]
+        (one["name"], one["region"], _word(one["healthy"]), one["memory_mib"], one["sae_api"], _kept(one["sealing"]))
+        for one in document["nodes"]
     ]
     console.print(_table(("node", "region", "health", "MiB", "ETSI 014 API", "data key"), nodes))
     devices = [(d["name"], _word(d["healthy"]), d["stored_keys"]) for d in document["devices"]]
@@ -135,6 +135,11 @@ def _pools(pools: list[dict[str, Any]]) -> Rows:
         full = sum(pool["outbound_blocks"] >= pool["target"] for pool in own)
         least = min(own, key=lambda pool: pool["outbound_blocks"])
         yield node, len(own), full, f"{least['outbound_blocks']} of {least['target']} with {least['peer']}"
+
+
+def _kept(sealing: str | None) -> str:
+    """How the data key is kept, in a word: what stands before the colon."""
+    return (sealing or "unknown").partition(":")[0]
 
 
 def _word(healthy: bool) -> str:
