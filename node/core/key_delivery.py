@@ -127,9 +127,7 @@ class KeyDelivery:
             except InsufficientKeyMaterialError:
                 if self._settings.delivery.pattern == "proactive":
                     raise
-        outcome = await self._relay_now(order, keys, share)
-        records = self._records(order, keys, grade_of(outcome.protections), outcome.path, KeyState.RELAYED)
-        await self._world.store.transact(partial(_add_records, records=records))
+        await self._relay_now(order, keys, share, self._records(order, keys, Grade.PQC, (), KeyState.UNDERWAY))
         return None
 
     async def _send_wrapped(self, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share) -> None:
@@ -145,12 +143,19 @@ class KeyDelivery:
         if self._settings.delivery.answer == "eager":
             await self._await_relayed(parcel, awaited)
 
-    async def _relay_now(self, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share) -> Outcome:
+    async def _relay_now(
+        self, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share, records: Collection[KeyRecord] = ()
+    ) -> Outcome:
+        """Relay and wait; `records` are in the books before the keys leave, and get grade and way with the outcome."""
         parcel = self._draft(Purpose.SESSION_KEY, order, keys, share)
         seal_key = self._federation.seal_key(share.home)
         provider = self._settings.kem_provider
-        awaited = await self._relay.send(parcel, lambda _ledger, bare: sealed(bare, seal_key, provider))
-        return await self._await_relayed(parcel, awaited)
+
+        def prepare(ledger: Ledger, bare: Parcel) -> Parcel:
+            _add_records(ledger, records)
+            return sealed(bare, seal_key, provider)
+
+        return await self._await_relayed(parcel, await self._relay.send(parcel, prepare))
 
     async def _await_relayed(self, parcel: Parcel, awaited: "asyncio.Future[Outcome]") -> Outcome:
         try:

@@ -390,11 +390,13 @@ def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection
         ledger.confirm_blocks(key_ids, grade_of(outcome.protections))
     elif parcel.purpose is Purpose.POOL_BLOCK:
         ledger.drop_blocks(key_ids)
-    elif parcel.purpose is Purpose.WRAPPED_KEY:
+    else:
         state = KeyState.RELAYED if relayed else KeyState.VOIDED
+        # Blocks gave a wrapped key its grade; a key that was relayed itself has that of its way.
+        grade = grade_of(outcome.protections) if parcel.purpose is Purpose.SESSION_KEY and relayed else None
         for key_id in key_ids:
-            ledger.update_record(key_id, state, outcome.path or None)
-        if not relayed:
+            ledger.update_record(key_id, state, outcome.path or None, grade)
+        if not relayed and parcel.purpose is Purpose.WRAPPED_KEY:
             # The destination could not unwrap: it may have lost its store, and with it the other blocks of this pool.
             dropped = ledger.drop_pool(parcel.end_to_end.destination)
             log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)

@@ -9,7 +9,7 @@ from node.crypto.secret_bytes import SecretBytes
 from node.sealing.errors import SealedKeyMissingError
 from node.sealing.measure import measured_state
 from node.sealing.swtpm import running_swtpm
-from node.sealing.unsafe_plaintext_sealer import plaintext_data_key
+from node.sealing.unsafe_plaintext_sealer import FILE_NAME, plaintext_data_key
 from node.settings import NodeSettings
 from node.storage.database import DATABASE_NAME
 
@@ -29,6 +29,9 @@ def open_sealing(settings: NodeSettings) -> Iterator[Sealing]:
     """Release the data key as the settings say; the TPM runs until the context ends. Raises SealingError."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if settings.sealing == "unsafe-plaintext":
+        key_file = settings.state_dir / FILE_NAME
+        if not key_file.exists():
+            refuse_orphaned_store(settings.state_dir, key_file)
         yield Sealing(plaintext_data_key(settings.state_dir), "UNSAFE: data key in plaintext on disk")
         return
     with running_swtpm(settings.state_dir / "tpm") as tpm:

@@ -5,6 +5,7 @@ under an ECC primary key, its policy that PCR's value. No object counts for dict
 is killed often must not lock its own TPM.
 """
 
+import hashlib
 import json
 import logging
 from base64 import b64decode, b64encode
@@ -46,6 +47,8 @@ logging.getLogger("tpm2_pytss").setLevel(logging.ERROR)
 
 PCR = ESYS_TR.PCR11
 SELECTION = "sha256:11"
+# Extended once the data key is out: until the next start nobody, this node included, gets it from the TPM again.
+CLOSING = hashlib.sha256(b"kmstn: the data key was released").digest()
 
 _RC_POLICY_FAIL = 0x99D
 _RC_LOCKOUT = 0x921
@@ -67,8 +70,7 @@ class TpmSealer:
     def __init__(self, tcti: str, measured_state: bytes) -> None:
         try:
             self._tpm = ESAPI(tcti)
-            extension = TPMT_HA(hashAlg=TPM2_ALG.SHA256, digest=TPMU_HA(sha256=measured_state))
-            self._tpm.pcr_extend(PCR, TPML_DIGEST_VALUES([extension]))
+            self._extend(measured_state)
             template = TPM2B_PUBLIC.parse("ecc256:aes128cfb", objectAttributes=_PRIMARY)
             self._primary: Any = self._tpm.create_primary(TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.OWNER)[0]
         except TSS2_Exception as error:
@@ -88,6 +90,7 @@ class TpmSealer:
             private, public = self._sealed(data_key)
         except TSS2_Exception as error:
             raise _explained(error) from error
+        self._extend(CLOSING)
         stored = {"private": b64encode(private).decode(), "public": b64encode(public).decode()}
         write_durably(blob, json.dumps(stored).encode())
         return SecretBytes(data_key)
@@ -103,9 +106,15 @@ class TpmSealer:
         try:
             sealed = self._tpm.load(self._primary, private, public)
             session = self._session(TPM2_SE.POLICY)
-            return SecretBytes(bytes(self._tpm.unseal(sealed, session1=session)))
+            data_key = SecretBytes(bytes(self._tpm.unseal(sealed, session1=session)))
+            self._extend(CLOSING)
         except TSS2_Exception as error:
             raise _explained(error) from error
+        return data_key
+
+    def _extend(self, digest: bytes) -> None:
+        extension = TPMT_HA(hashAlg=TPM2_ALG.SHA256, digest=TPMU_HA(sha256=digest))
+        self._tpm.pcr_extend(PCR, TPML_DIGEST_VALUES([extension]))
 
     def _sealed(self, data_key: bytes) -> tuple[bytes, bytes]:
         trial = self._session(TPM2_SE.TRIAL)

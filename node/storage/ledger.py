@@ -199,10 +199,14 @@ class _Records(_Tables):
         slave_saes, nodes = tuple(json.loads(slaves)), tuple(json.loads(path))
         return KeyRecord(key_id, master, slave_saes, size_bits, Grade(grade), nodes, KeyState(state), expires_at)
 
-    def update_record(self, key_id: str, state: KeyState, path: tuple[str, ...] | None = None) -> None:
+    def update_record(
+        self, key_id: str, state: KeyState, path: tuple[str, ...] | None = None, grade: Grade | None = None
+    ) -> None:
         self._sql("UPDATE record SET state = ? WHERE key_id = ?", (state, key_id))
         if path is not None:
             self._sql("UPDATE record SET path = ? WHERE key_id = ?", (json.dumps(path), key_id))
+        if grade is not None:
+            self._sql("UPDATE record SET grade = ? WHERE key_id = ?", (grade, key_id))
 
     def deposit(self, key: KeyBlock, slave_saes: Collection[str]) -> None:
         sealed = self._seal("deposit", key.key_id, key.value)

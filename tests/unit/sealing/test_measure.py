@@ -3,6 +3,10 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
+from node.sealing.choice import open_sealing
+from node.sealing.errors import SealedKeyMissingError
 from node.sealing.measure import PACKAGE, measured_state
 from node.settings import DeliverySettings, NodeSettings
 
@@ -24,3 +28,10 @@ def test_another_node_is_another_state() -> None:
 def test_figures_an_operator_may_change_are_not_measured() -> None:
     changed = SETTINGS.model_copy(update={"delivery": DeliverySettings(pattern="reactive")})
     assert measured_state(changed) == measured_state(SETTINGS)
+
+
+def test_plaintext_sealing_does_not_start_over_beside_a_store(tmp_path: Path) -> None:
+    (tmp_path / "kmstn.db").write_bytes(b"a store")
+    unsafe = SETTINGS.model_copy(update={"state_dir": tmp_path, "sealing": "unsafe-plaintext"})
+    with pytest.raises(SealedKeyMissingError), open_sealing(unsafe):
+        pass

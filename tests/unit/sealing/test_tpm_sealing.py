@@ -7,6 +7,8 @@ import pytest
 
 from node.sealing.choice import open_sealing
 from node.sealing.errors import MeasuredStateChangedError, SealedKeyMissingError, TpmReplacedError
+from node.sealing.measure import measured_state
+from node.sealing.swtpm import running_swtpm
 from node.settings import NodeSettings
 
 pytestmark = pytest.mark.node_image
@@ -39,6 +41,16 @@ def test_other_identity_does_not_get_the_data_key(tmp_path: Path) -> None:
     release(tmp_path)
     with pytest.raises(MeasuredStateChangedError, match="software or identity"):
         release(tmp_path, "kmstn2")
+
+
+def test_data_key_is_released_once_per_start(tmp_path: Path) -> None:
+    from node.sealing.tpm_sealer import TpmSealer
+
+    release(tmp_path)
+    with running_swtpm(tmp_path / "tpm") as tpm, TpmSealer(tpm, measured_state(settings(tmp_path))) as sealer:
+        sealer.unseal(tmp_path / "data-key.tpm")
+        with pytest.raises(MeasuredStateChangedError):
+            sealer.unseal(tmp_path / "data-key.tpm")
 
 
 def test_wiped_tpm_is_told_apart(tmp_path: Path) -> None:
