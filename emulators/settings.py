@@ -1,4 +1,4 @@
-"""What one emulated QKD device is told at its start: a JSON file written by `topology.plan`."""
+"""What one emulated QKD device is told at its start: a JSON file that the testbed plans and puts in place."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What one key management node is told at its start: a JSON file written by `topology.plan`.
+"""What one key management node is told at its start: a JSON file that the testbed plans and puts in place.
 
 Every limit of the node is a field here, with its unit in the name and its default beside it.
 """

@@ -5,6 +5,7 @@ Mutual TLS with the testbed's own certificates; a node is verified with the CA o
 
 import ssl
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class NodeApis:
         self._access = {access.node: access for access in plan.access}
         self._saes = {sae.sae: sae for sae in plan.saes}
         self._clients: dict[tuple[str, str], httpx.Client] = {}
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close all connections."""
@@ -98,10 +100,11 @@ class NodeApis:
 
     def _client(self, region: str, role: CertificateRole, name: str, base_url: str) -> httpx.Client:
         key = (f"{region}/{role}/{name}", base_url)
-        if key not in self._clients:
-            context = self._context(region, role, name)
-            self._clients[key] = httpx.Client(verify=context, base_url=base_url, timeout=TIMEOUT_S, trust_env=False)
-        return self._clients[key]
+        with self._lock:
+            if key not in self._clients:
+                context = self._context(region, role, name)
+                self._clients[key] = httpx.Client(verify=context, base_url=base_url, timeout=TIMEOUT_S, trust_env=False)
+            return self._clients[key]
 
     def _context(self, region: str, role: CertificateRole, name: str) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=self._pki.authority(region).decode())

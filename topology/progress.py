@@ -40,12 +40,14 @@ class Progress:
         if self._show:
             self._show.update(title)
             self._show.start()
+        outcome = "failed after "
         try:
             yield
+            outcome = ""
         finally:
             if self._show:
                 self._show.stop()
-        self.say(f"  {title}: {time.monotonic() - started:.1f} s")
+            self.say(f"  {title}: {outcome}{time.monotonic() - started:.1f} s")
 
     def image(self, role: str, state: str, seconds: float, line: str) -> None:
         """Tell how the building of an image goes; the callback of `topology.images.ensure_images`."""

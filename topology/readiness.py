@@ -26,6 +26,8 @@ def wait_until_ready(engine: Engine, plan: Plan, apis: NodeApis, timeout_s: floa
             waiting[node] = _not_ready(plan, apis, node)
             if not waiting[node]:
                 del waiting[node]
+        if _has_ended(engine, plan, waiting):
+            break
         if waiting:
             time.sleep(PAUSE_S)
     if waiting:
@@ -54,6 +56,16 @@ def _not_ready(plan: Plan, apis: NodeApis, node: str) -> str:
     return f"no route yet to {', '.join(unknown)}" if unknown else ""
 
 
+def _has_ended(engine: Engine, plan: Plan, waiting: dict[str, str]) -> bool:
+    """Whether one of the nodes stopped, so that waiting on is in vain."""
+    if not waiting:
+        return False
+    states = {one.plain_name: one.state for one in engine.containers(plan.testbed)}
+    ended = [node for node in waiting if states.get(node) in ("exited", "dead", None)]
+    waiting.update(dict.fromkeys(ended, "its container has stopped"))
+    return bool(ended)
+
+
 def _may_meet(plan: Plan, node: str, other: str) -> bool:
     """Whether an SAE of one node may exchange keys with one of the other, so that there must be a route."""
     if plan.allowed_pairs is None:
@@ -63,7 +75,7 @@ def _may_meet(plan: Plan, node: str, other: str) -> bool:
 
 
 def _explained(engine: Engine, plan: Plan, waiting: dict[str, str], timeout_s: float) -> str:
-    lines = [f"not ready after {timeout_s:g} s:"]
+    lines = [f"not ready (limit {timeout_s:g} s):"]
     for node, reason in waiting.items():
         lines.append(f"  {node}: {reason}")
         lines += [f"    | {line}" for line in engine.log_tail(plan.container(node).name, LOG_LINES)]
