@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 WORKERS = 4
 REMOVAL_WORKERS = 8
-START_ORDER = (Kind.ROUTER, Kind.DEVICE, Kind.NODE, Kind.ACCESS)
+START_ORDER = (Kind.ACCESS, Kind.ROUTER, Kind.NODE, Kind.DEVICE)
 # Docker's states of a container that was left half made; such a one may lack files or networks.
 UNFINISHED = ("created", "dead", "removing")
 
@@ -123,8 +123,7 @@ def bring_about(engine: Engine, wanted: Wanted, progress: Progress) -> Changes:
         with progress.step(f"{len(work.new_networks)} networks"):
             _each(engine.create_network, work.new_networks)
             _each(lambda name: engine.create_volume(name, wanted.volumes[name]), work.new_volumes)
-    for kind in START_ORDER:
-        _start_kind(engine, wanted, work, kind, progress)
+    _start(engine, wanted, work, progress)
     return Changes(
         created=tuple(sorted(work.new_containers)),
         started=tuple(sorted(work.stopped)),
@@ -133,19 +132,23 @@ def bring_about(engine: Engine, wanted: Wanted, progress: Progress) -> Changes:
     )
 
 
-def _start_kind(engine: Engine, wanted: Wanted, work: _Work, kind: Kind, progress: Progress) -> None:
-    names = [container.name for container in wanted.plan.containers if container.kind is kind]
-    coming = [name for name in names if name in work.new_containers or name in work.stopped]
-    if not coming:
-        return
+def _start(engine: Engine, wanted: Wanted, work: _Work, progress: Progress) -> None:
+    """Create and start what is to come, a few at a time: the slowest kind first, and no kind waits for another."""
+    coming = [
+        container.name
+        for kind in START_ORDER
+        for container in wanted.plan.containers
+        if container.kind is kind and (container.name in work.new_containers or container.name in work.stopped)
+    ]
 
     def bring(name: str) -> None:
         if name in work.new_containers:
             engine.create_container(wanted.wishes[name])
         engine.start(name)
 
-    with progress.step(f"{len(coming)} x {kind.value}"):
-        _each(bring, coming)
+    if coming:
+        with progress.step(f"{len(coming)} containers"):
+            _each(bring, coming)
 
 
 def _compare(engine: Engine, wanted: Wanted) -> _Work:

@@ -96,10 +96,12 @@ class NodeApis:
     def _operator(self, node: str, path: str) -> dict[str, Any]:
         access = self.access(node)
         base_url = f"https://{HOST}:{access.operator_host_port}"
-        return _checked(node, self._client(access.region, "operator", OPERATOR, base_url).get(path))
+        client = self._client(access.region, "operator", OPERATOR, base_url, node)
+        # The nodes' operator APIs share a port: the name in the TLS hello says which is meant, and is what is verified.
+        return _checked(node, client.get(path, extensions={"sni_hostname": node}))
 
-    def _client(self, region: str, role: CertificateRole, name: str, base_url: str) -> httpx.Client:
-        key = (f"{region}/{role}/{name}", base_url)
+    def _client(self, region: str, role: CertificateRole, name: str, base_url: str, node: str = "") -> httpx.Client:
+        key = (f"{region}/{role}/{name}", f"{base_url} {node}")
         with self._lock:
             if key not in self._clients:
                 context = self._context(region, role, name)

@@ -13,7 +13,7 @@ from topology.addresses import Clash, candidate_ports, candidate_subnets, check_
 from topology.engine import Engine
 from topology.errors import SubnetClash, TestbedError
 from topology.model import TestbedDescription
-from topology.planned_access import operator_listener
+from topology.planned_access import OPERATOR_LISTENER
 
 ROUTES = Path("/proc/net/route")
 
@@ -44,7 +44,7 @@ def choose_ports(description: TestbedDescription, name: str, remote: bool) -> di
                 f"there (`ss -ltnp sport = :{port}` names it), or change `ports` in the description"
             )
     nodes = [site.node for region in description.regions.values() for site in region.sites.values()]
-    listeners = [*nodes, *map(operator_listener, nodes)]
+    listeners = [*nodes, OPERATOR_LISTENER]
     fixed = set(description.ports.values())
     for ports in candidate_ports(name, listeners):
         if not fixed & set(ports.values()) and (remote or all(_is_free(port) for port in ports.values())):

@@ -1,4 +1,7 @@
-"""The access container: a TCP proxy that gives each node's two APIs a port on the host, TLS passing through untouched.
+"""The access container: a TCP proxy that gives nodes ports on the host, TLS passing through untouched.
+
+Each SAE API has a port of its own, since clients name it by an IP address. The operator APIs share one: the testbed's
+own client says in its TLS hello which node it means. Publishing a port costs Docker up to half a second each way.
 
 Its first leg is an ordinary network, where its default route stays; the others are the site networks. It does not
 forward packets, or sites would have a way around their router.
@@ -14,7 +17,9 @@ from topology.plan import ContainerPlan, NodeAccess, PlannedFile, PublishedPort
 
 CONFIGURATION_PATH: Final = "/etc/haproxy/haproxy.cfg"
 FIRST_SAE_PORT: Final = 10001
-FIRST_OPERATOR_PORT: Final = 20001
+OPERATOR_PORT: Final = 20001
+# Among the listeners, an SAE API goes by its node's name, and the one port of all operator APIs by this.
+OPERATOR_LISTENER: Final = "operator"
 _HEAD: Final = """\
 global
     maxconn 4096
@@ -25,11 +30,12 @@ defaults
     timeout client 1h
     timeout server 1h
 """
-
-
-def operator_listener(node: str) -> str:
-    """What the operator API of a node is called among the listeners; its SAE API goes by the node's own name."""
-    return f"{node}/operator"
+_OPERATOR_FRONTEND: Final = f"""
+frontend operator
+    bind :{OPERATOR_PORT}
+    tcp-request inspect-delay 5s
+    tcp-request content accept if {{ req.ssl_hello_type 1 }}
+"""
 
 
 def node_access(layout: Layout, host_ports: Mapping[str, int]) -> tuple[NodeAccess, ...]:
@@ -39,9 +45,9 @@ def node_access(layout: Layout, host_ports: Mapping[str, int]) -> tuple[NodeAcce
             node=site.node,
             region=site.region,
             sae_port=FIRST_SAE_PORT + index,
-            operator_port=FIRST_OPERATOR_PORT + index,
+            operator_port=OPERATOR_PORT,
             sae_host_port=host_ports.get(site.node),
-            operator_host_port=host_ports.get(operator_listener(site.node)),
+            operator_host_port=host_ports.get(OPERATOR_LISTENER),
         )
         for index, site in enumerate(layout.sites.values())
     )
@@ -61,22 +67,22 @@ def access_container(layout: Layout, access: tuple[NodeAccess, ...]) -> Containe
         networks=(layout.leg(naming.ACCESS_NETWORK, layout.subnets.access[naming.ACCESS_HOST]), *sites),
         files=(PlannedFile(CONFIGURATION_PATH, _configuration(layout, access).encode()),),
         sysctls={"net.ipv4.ip_forward": "0"},
-        ports=tuple(port for item in access for port in _published(item)),
+        ports=_published(access),
     )
 
 
-def _published(item: NodeAccess) -> tuple[PublishedPort, PublishedPort]:
-    return (
-        PublishedPort(item.sae_port, item.sae_host_port),
-        PublishedPort(item.operator_port, item.operator_host_port),
-    )
+def _published(access: tuple[NodeAccess, ...]) -> tuple[PublishedPort, ...]:
+    own = [PublishedPort(item.sae_port, item.sae_host_port) for item in access]
+    return (*own, PublishedPort(OPERATOR_PORT, access[0].operator_host_port))
 
 
 def _configuration(layout: Layout, access: tuple[NodeAccess, ...]) -> str:
-    listeners = [
-        (f"{item.node}-{api}", port, f"{layout.address(item.node)}:{target}")
+    nodes = {item.node: layout.address(item.node) for item in access}
+    parts = [
+        f"\nlisten {item.node}-sae\n    bind :{item.sae_port}\n    server node {nodes[item.node]}:8443\n"
         for item in access
-        for api, port, target in (("sae", item.sae_port, 8443), ("operator", item.operator_port, 8090))
     ]
-    parts = [f"\nlisten {name}\n    bind :{port}\n    server node {target}\n" for name, port, target in listeners]
+    named = [f"    use_backend {node}-operator if {{ req.ssl_sni -i {node} }}\n" for node in nodes]
+    parts += [_OPERATOR_FRONTEND, *named]
+    parts += [f"\nbackend {node}-operator\n    server node {address}:8090\n" for node, address in nodes.items()]
     return _HEAD + "".join(parts)

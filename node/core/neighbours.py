@@ -12,8 +12,10 @@ log = logging.getLogger("kmstn.neighbours")
 MISSED_POLLS = 3
 ROUND_TRIPS_KEPT = 5
 POLLS_PER_ROUND_TRIP = 5
-# A neighbour that does not answer yet, or any more, is asked more often: everybody waits for it.
+# A neighbour that does not answer yet, or any more, is asked more often, and so is every one after the start, while
+# routes spread by one hop a poll: everybody waits for that.
 EAGER_INTERVAL_S = 0.25
+EAGER_S = 8.0
 
 
 class NeighbourWatch:
@@ -42,12 +44,14 @@ class NeighbourWatch:
     async def run(self) -> None:
         """Poll for ever."""
         polls = 0
+        began = self._clock.now()
         while True:
             await self.poll()
             if self.reachable and (polls % POLLS_PER_ROUND_TRIP == 0 or len(self._round_trips_ms) < ROUND_TRIPS_KEPT):
                 await self._measure()
             polls += 1
-            await self._clock.sleep(self._interval_s if self.reachable else min(self._interval_s, EAGER_INTERVAL_S))
+            settled = self.reachable and self._clock.now() - began > EAGER_S
+            await self._clock.sleep(self._interval_s if settled else min(self._interval_s, EAGER_INTERVAL_S))
 
     async def poll(self) -> None:
         """Ask once what it advertises."""

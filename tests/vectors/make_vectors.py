@@ -1,5 +1,7 @@
 """Makes the test vectors beside it: `python -m tests.vectors.make_vectors` from the project's root.
 
+With `--check` nothing is written: exit code 1 tells that a file is not what the code gives, and names it.
+
 Every input is fixed. Where a protection uses a KEM, a KEM whose ciphertext and secret are fixed stands in, so that the
 vectors cover key derivation and encryption alone; ML-KEM has vectors of its own, from fixed seeds. Only its valid
 ciphertexts are random: they are kept from the file as it is, and drawn anew where there is none.
@@ -8,6 +10,7 @@ The vectors pin the wire format: a change here is a change of suite, and needs a
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,27 @@ def in_hex(texts: Any) -> list[str]:
     return [text.hex() for text in texts]
 
 
-if __name__ == "__main__":
+def stale(folder: Path = FOLDER) -> list[str]:
+    """Return the names of the files in the folder that are not what the code gives."""
+    wanted = {name: serialised(vectors) for name, vectors in all_vectors().items()}
+    return [name for name, text in wanted.items() if not _holds(folder / name, text)]
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+def main(arguments: list[str]) -> int:
+    """Write the vectors, or with `--check` compare them; returns the exit code."""
+    if arguments == ["--check"]:
+        names = stale()
+        if names:
+            print(f"not fresh: {', '.join(names)}; python -m tests.vectors.make_vectors writes them", file=sys.stderr)
+        return 1 if names else 0
     for file_name, vectors in all_vectors().items():
         (FOLDER / file_name).write_text(serialised(vectors))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

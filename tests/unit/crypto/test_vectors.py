@@ -4,6 +4,9 @@ import hashlib
 import hmac
 import json
 import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,14 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from node.crypto.end_to_end_seal import SealContext, Sealed, open_sealed
+from node.crypto.errors import RefusedError
 from node.crypto.hybrid_transport import HopContext, ProtectedBodies, Protection, open_protected
 from node.crypto.kem import Provider, kem
 from node.crypto.pool_wrap import WrapContext, Wrapped, unwrap
 from node.crypto.secret_bytes import SecretBytes
-from tests.vectors.make_vectors import FixedKem, all_vectors, serialised
+from tests.vectors.make_vectors import FOLDER, FixedKem, all_vectors, serialised, stale
 
-VECTORS = Path(__file__).parents[2] / "vectors"
+VECTORS = FOLDER
 NO_KEY = SecretBytes(b"")
 
 
@@ -114,3 +118,74 @@ def test_provider_that_disagrees_about_ml_kem(provider: Provider, vector: dict[s
     assert engine.decapsulate(seed, bytes.fromhex(vector["invalid_ciphertext"])).hex() == vector["implicit_rejection"]
     ciphertext, secret = engine.encapsulate(bytes.fromhex(vector["public"]))
     assert engine.decapsulate(seed, ciphertext) == secret
+
+
+def test_check_names_the_file_that_is_not_fresh(tmp_path: Path) -> None:
+    copy = shutil.copytree(VECTORS, tmp_path / "vectors")
+    assert stale(copy) == []
+    (copy / "hop.json").write_text((copy / "hop.json").read_text().replace("kmstn1", "kmstn3"))
+    (copy / "pool_wrap.json").unlink()
+    assert stale(copy) == ["hop.json", "pool_wrap.json"]
+
+
+def flips(text: bytes) -> Iterator[bytes]:
+    """Yield the text with one bit flipped, for every byte a bit of its own."""
+    for position in range(len(text)):
+        yield text[:position] + bytes([text[position] ^ (1 << position % 8)]) + text[position + 1 :]
+
+
+def flipped_anywhere(parts: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
+    for index, part in enumerate(parts):
+        for changed in flips(part):
+            yield (*parts[:index], changed, *parts[index + 1 :])
+
+
+def refused(open_changed: Callable[[], object]) -> bool:
+    try:
+        open_changed()
+    except RefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("vector", vectors("hop.json"), ids=lambda vector: vector["context"]["protection"])
+def test_hop_vector_with_one_bit_flipped(vector: dict[str, Any]) -> None:
+    context, link_keys = hop_context(vector), unhex(vector["link_keys"])
+    right = ProtectedBodies(*(unhex(vector[part]) for part in ("kem_ciphertext", "values", "tags")))
+    changed = [replace(right, kem_ciphertext=flipped) for flipped in flips(right.kem_ciphertext)]
+    changed += [replace(right, values=flipped) for flipped in flipped_anywhere(right.values)]
+    changed += [replace(right, tags=flipped) for flipped in flipped_anywhere(right.tags)]
+    assert all(refused(lambda c=one: open_protected(c, context, FixedKem(), NO_KEY, link_keys)) for one in changed)
+    other_keys = [
+        (*link_keys[:i], flipped, *link_keys[i + 1 :])
+        for i, keys in enumerate(link_keys)
+        for flipped in flipped_anywhere(keys)
+    ]
+    assert all(refused(lambda k=keys: open_protected(right, context, FixedKem(), NO_KEY, k)) for keys in other_keys)
+
+
+def test_end_to_end_seal_vector_with_one_bit_flipped() -> None:
+    (vector,) = vectors("end_to_end_seal.json")
+    context = SealContext(**context_of(vector))
+    right = Sealed(*(unhex(vector[part]) for part in ("kem_ciphertext", "ciphertexts", "tags")))
+    changed = [replace(right, kem_ciphertext=flipped) for flipped in flips(right.kem_ciphertext)]
+    changed += [replace(right, ciphertexts=flipped) for flipped in flipped_anywhere(right.ciphertexts)]
+    changed += [replace(right, tags=flipped) for flipped in flipped_anywhere(right.tags)]
+    assert all(refused(lambda c=one: open_sealed(c, context, FixedKem(), NO_KEY)) for one in changed)
+
+
+def test_pool_wrap_vector_with_one_bit_flipped() -> None:
+    (vector,) = vectors("pool_wrap.json")
+    context, blocks = WrapContext(**context_of(vector)), unhex(vector["blocks"])
+    right = Wrapped(unhex(vector["values"]), unhex(vector["tag"]))
+    changed = [replace(right, values=flipped) for flipped in flipped_anywhere(right.values)]
+    changed += [replace(right, tag=flipped) for flipped in flips(right.tag)]
+    assert all(refused(lambda c=one: unwrap(c, blocks, context)) for one in changed)
+
+
+@pytest.mark.parametrize("vector", vectors("ml_kem.json"), ids=lambda vector: vector["mechanism"])
+def test_ml_kem_vector_with_one_bit_flipped_gives_another_secret(vector: dict[str, str]) -> None:
+    engine, seed = kem("cryptography", vector["mechanism"]), SecretBytes(bytes.fromhex(vector["seed"]))
+    secrets = {engine.decapsulate(seed, flipped).hex() for flipped in flips(bytes.fromhex(vector["ciphertext"]))}
+    assert vector["secret"] not in secrets
+    assert len(secrets) == len(bytes.fromhex(vector["ciphertext"]))

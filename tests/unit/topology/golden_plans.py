@@ -14,7 +14,7 @@ sys.path.insert(0, str(PROJECT))
 from topology.addresses import candidate_ports  # noqa: E402
 from topology.load import load_description  # noqa: E402
 from topology.plan import Plan, plain  # noqa: E402
-from topology.planned_access import operator_listener  # noqa: E402
+from topology.planned_access import OPERATOR_LISTENER  # noqa: E402
 from topology.planner import make_plan  # noqa: E402
 
 
@@ -22,7 +22,7 @@ def plan_of(testbed: str) -> Plan:
     """The plan of one of the testbeds, in a fixed subnet and with the fibres lit at a fixed time."""
     description = load_description(PROJECT / "topology" / "testbeds" / f"{testbed}.yaml")
     nodes = list(description.regions_of_nodes())
-    listeners = [*nodes, *map(operator_listener, nodes)]
+    listeners = [*nodes, OPERATOR_LISTENER]
     ports = next(candidate_ports(testbed, listeners))
     return make_plan(description, testbed, IPv4Network("10.88.0.0/16"), 1_700_000_000.0, ports)
 
