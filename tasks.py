@@ -71,7 +71,7 @@ def status(_: Context, name: str = "", json: bool = False) -> None:
         "master": "SAE that asks for keys",
         "slave": "SAE that fetches them at its own node",
         "number": "keys in one request",
-        "size": "bits of a key; default: the node's key_size",
+        "size": "bits of a key; default (-1): the node's key_size",
         "all-pairs": "every ordered pair of SAEs that may exchange keys",
         "name": NAME,
         "json": JSON,
@@ -82,14 +82,14 @@ def exchange(
     master: str = "",
     slave: str = "",
     number: int = 1,
-    size: int = 0,
+    size: int = -1,
     all_pairs: bool = False,
     name: str = "",
     json: bool = False,
 ) -> None:
     """Exchange keys between SAEs and compare them, never showing them. Fails unless all are identical."""
     pair = (master or None, slave or None)
-    commands.exchange(name or None, pair, all_pairs, number, size or None, json)
+    commands.exchange(name or None, pair, all_pairs, number, None if size == -1 else size, json)
 
 
 @task(help={"sae": "SAE ID", "out": "folder for its files; default: credentials/SAE", "name": NAME, "json": JSON})

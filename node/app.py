@@ -5,8 +5,9 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from node.core.pool import Pools
 from node.core.ports import Ledger, PeerNode
 from node.core.relay import Relay, World
 from node.crypto.advert_signature import AdvertSigner
-from node.errors import CannotServeError, StoreError
+from node.errors import CannotServeError, KmstnError, StoreError
 from node.health import Health
 from node.identity_uri import Role
 from node.mutual_tls.client_certificate_protocol import RunningServer, serve
@@ -135,11 +136,11 @@ class Node:
         self._federation.advertise_self(self._clock.now())
         await self._serve()
         for loop in (self._pools.run, self.delivery.repeat_overdue, self._keep_house):
-            self._tasks.spawn(loop())
+            self._tasks.spawn(self._for_ever(loop))
         for watch in self._watches.values():
-            self._tasks.spawn(watch.run())
+            self._tasks.spawn(self._for_ever(watch.run))
         for stock in self._stocks.values():
-            self._tasks.spawn(keep_in_stock(stock, self._clock))
+            self._tasks.spawn(self._for_ever(partial(keep_in_stock, stock, self._clock)))
         self._tasks.spawn(self._resume())
         log.info("%s serves %d SAEs and %d neighbours", self.settings.node, len(self.settings.saes), len(self._peers))
 
@@ -155,6 +156,17 @@ class Node:
     def ports(self) -> tuple[int, ...]:
         """The ports in use: SAE, peer and operator API."""
         return tuple(server.port for server in self._servers)
+
+    async def _for_ever(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a loop that should not end; when the store or anything else fails under it, say so and begin it again."""
+        while True:
+            try:
+                await loop()
+            except KmstnError as error:
+                log.error("%s", error)
+            except Exception:
+                log.exception("unexpected failure; going on")
+            await self._clock.sleep(SWEEP_INTERVAL_S / 5)
 
     async def _serve(self) -> None:
         settings, own = self.settings, (self.settings.domain,)
@@ -275,6 +287,7 @@ class Node:
                 self.health.counters["keys_expired_unfetched"] += len(expired)
                 log.warning("%d keys expired before their slaves fetched them", len(expired))
             self._federation.directory.forget_expired(now)
+            self._relay.forget_expired(now)
             if now - advertised_at > self.settings.advert_lifetime_s / 4:
                 self._federation.advertise_self(now)
                 advertised_at = now

@@ -87,6 +87,8 @@ def down(name: str | None, everything: bool, as_json: bool) -> bool:
         names: list[str] = []
     else:
         names = sorted(there_are) if everything else [name or resolve_name(engine, None)]
+    for one in set(names) - there_are:
+        raise UnknownName("testbed", one, there_are)
     removed = {}
     for one in names:
         with progress.step(f"{one} down"):
@@ -273,6 +275,8 @@ def _pairs(testbed: Testbed, pair: tuple[str | None, str | None], every_pair: bo
     matching = [one for one in all_pairs(testbed.plan) if master in (None, one[0]) and slave in (None, one[1])]
     if master and slave:
         return [(master, slave)]
+    if not matching:
+        raise TestbedError(f"the policy gives {master or slave} nobody to exchange keys with")
     return matching[:1]
 
 

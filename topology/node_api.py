@@ -91,7 +91,10 @@ class NodeApis:
         sae = self.sae(caller)
         answer = self._client(sae.region, "sae", caller, self.sae_url(sae.node)).post(path, json=request)
         body = _checked(f"{caller} at {sae.node}", answer)
-        return tuple(IssuedKey(key["key_ID"], key["key"]) for key in body["keys"])
+        try:
+            return tuple(IssuedKey(key["key_ID"], key["key"]) for key in body["keys"])
+        except (KeyError, TypeError) as error:
+            raise ApiRefused(f"{caller} at {sae.node}", 200, f"no key container: {error!r}") from None
 
     def _operator(self, node: str, path: str) -> dict[str, Any]:
         access = self.access(node)

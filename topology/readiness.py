@@ -13,7 +13,7 @@ from topology.errors import ApiRefused, NotReady
 from topology.node_api import NodeApis
 from topology.plan import Plan
 
-PAUSE_S = 0.15
+PAUSE_S = 0.3
 LOG_LINES = 8
 
 

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from topology.errors import UnknownName
 from topology.images import PROJECT_ROOT
+from topology.naming import is_testbed_name
 from topology.plan import Plan, plain
 
 STATE_ROOT = PROJECT_ROOT / ".testbeds"
@@ -36,6 +38,8 @@ class StateFolder:
     """The state of one testbed; exists on disk from the first `up` to the `down`."""
 
     def __init__(self, name: str, root: Path = STATE_ROOT) -> None:
+        if not is_testbed_name(name):
+            raise UnknownName("testbed", name, names_kept(root))
         self.path = root / name
 
     @property

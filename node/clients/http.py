@@ -38,7 +38,9 @@ class HttpService:
         """Send one request; raises ServiceFailure."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
-            async with self._opened().request(method, self.base_url + path, data=body, headers=headers) as answer:
+            async with self._opened().request(
+                method, self.base_url + path, data=body, headers=headers, allow_redirects=False
+            ) as answer:
                 return Answer(answer.status, await _bounded(answer))
         except TimeoutError:
             raise ServiceFailure(f"no answer within {self._timeout.total:g} s") from None

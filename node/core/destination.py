@@ -33,11 +33,11 @@ class Destination:
         elif ledger.record(parcel.key_ids[0]) is None:
             self._keep_session_keys(ledger, parcel)
 
-    def void(self, ledger: Ledger, key_id: str) -> KeyState | None:
-        """Drop a key that nobody has fetched; returns the state it is in now, None if it is not known."""
-        ledger.drop_blocks([key_id])
+    def void(self, ledger: Ledger, key_id: str, initiator: str) -> KeyState | None:
+        """Drop an initiator's key that nobody has fetched; returns its state now, None if it has no such key here."""
+        ledger.drop_inbound_block(initiator, key_id)
         record = ledger.record(key_id)
-        if record is None:
+        if record is None or record.master_sae != initiator:
             return None
         local = [sae for sae in record.slave_saes if sae in self._saes]
         if record.state is KeyState.DEPOSITED and ledger.deposits_left(key_id) == len(local):

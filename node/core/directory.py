@@ -68,8 +68,8 @@ class Directory:
         return tuple(known.signed for _name, known in sorted(self._nodes.items()))
 
     def home_of(self, sae: str) -> str | None:
-        """Return the node that serves an SAE; a node is at home at itself."""
-        return sae if sae in self._nodes else self._homes.get(sae)
+        """Return the node that serves an SAE."""
+        return self._homes.get(sae)
 
     def kem_key(self, node: str, purpose: str, suites: Iterable[str]) -> KemPublicKey | None:
         """Return the node's key for the first of our suites that it has one for."""

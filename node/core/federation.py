@@ -9,9 +9,9 @@ from node.core.directory import AdvertRefusedError, Directory
 from node.core.hop import HopLink
 from node.core.kem_keys import KemKeyring
 from node.core.routing import Adjacency, Route, RoutingTable
-from node.errors import NoRouteError
+from node.errors import BadRequestError, NoRouteError
 from node.settings import NeighbourSettings, NodeSettings
-from node.wire.federation import FederationAdvert, KemPublicKey, NodeAdvert, SignedAdvert
+from node.wire.federation import FederationAdvert, KemPublicKey, NodeAdvert, Purpose, SignedAdvert
 
 
 class Federation:
@@ -76,6 +76,31 @@ class Federation:
         if home is None:
             raise NoRouteError(f"no node of the federation advertises the SAE {sae}")
         return home
+
+    def end_of(self, target: str) -> str:
+        """Return where keys for a target end: its home, or the node itself for pool blocks; raises NoRouteError."""
+        return target if self.directory.node(target) is not None else self.home_of(target)
+
+    def check_origin(self, purpose: Purpose, path: tuple[str, ...], origin: str, parties: tuple[str, ...]) -> None:
+        """Check that a parcel comes from where it says, and that its parties may share keys.
+
+        `parties` = initiator, then targets. A transit node is trusted with this much: not to pass off its own parcels as
+        another's, since only hops are authenticated. Raises BadRequestError.
+        """
+        initiator, *targets = parties
+        home = initiator if purpose is Purpose.POOL_BLOCK else self.directory.home_of(initiator)
+        wrong = {}
+        if path[0] != origin:
+            wrong["origin"] = "is not where the path begins"
+        if home != origin:
+            wrong["initiator_sae_id"] = "is not at home at the origin"
+        pairs = self._settings.allowed_pairs
+        if purpose is not Purpose.POOL_BLOCK and pairs is not None:
+            wrong |= {
+                f"target {target}": "the policy forbids" for target in targets if (initiator, target) not in pairs
+            }
+        if wrong:
+            raise BadRequestError("the parcel is not its origin's to send", wrong)
 
     def route_to(self, node: str, avoid: str | None = None) -> Route:
         """Return the route to a node that does not begin with `avoid`; raises NoRouteError."""

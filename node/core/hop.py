@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from node.core.kem_keys import KemKeyring
 from node.core.keys import KeyBlock, Parcel
 from node.core.ports import LinkKeyLedger
-from node.crypto.errors import HopRefusedError
+from node.crypto.errors import HopRefusedError, KemError
 from node.crypto.hybrid_transport import (
     HopContext,
     ProtectedBodies,
@@ -21,7 +21,7 @@ from node.crypto.hybrid_transport import (
 )
 from node.crypto.kem import Provider
 from node.crypto.suites import suite_kem
-from node.errors import BadRequestError, InsufficientKeyMaterialError
+from node.errors import BadRequestError, CannotServeError, InsufficientKeyMaterialError
 from node.settings import LinkKind
 from node.wire.etsi020 import ExtKey, ExtKeyContainer
 from node.wire.federation import (
@@ -83,7 +83,10 @@ class HopTransport:
         context = _context(header, parcel, self._node, link.neighbour, dispatch.callback_url)
         kem = suite_kem(self._provider, dispatch.kem_key.suite)
         values = [[key.value for key in keys] for keys in link_keys]
-        protected = protect(parcel.bodies, context, kem, dispatch.kem_key.public_key, values)
+        try:
+            protected = protect(parcel.bodies, context, kem, dispatch.kem_key.public_key, values)
+        except KemError as error:
+            raise CannotServeError(f"{link.neighbour} advertises a KEM key that is none: {error}") from error
         header = header.model_copy(update={"kem_ciphertext": protected.kem_ciphertext, "tags": protected.tags})
         return ExtKeyContainer(
             keys=tuple(

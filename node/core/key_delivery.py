@@ -19,7 +19,7 @@ from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parc
 from node.core.ports import Ledger
 from node.core.relay import Outcome, Relay, World
 from node.core.sealing_origin import draft, sealed, wrapped
-from node.errors import BadRequestError, CannotServeError, InsufficientKeyMaterialError, NotAuthorisedError
+from node.errors import BadRequestError, CannotServeError, InsufficientKeyMaterialError, KmstnError, NotAuthorisedError
 from node.settings import NodeSettings
 from node.wire import etsi014
 from node.wire.etsi020 import AckStatus
@@ -179,7 +179,7 @@ class KeyDelivery:
             if share.home != self._settings.node:
                 try:
                     outcomes.append(await self._relay_now(order, keys, share))
-                except CannotServeError:
+                except KmstnError:
                     self._void(order, keys, done)
                     raise
                 done.append(share)
@@ -193,7 +193,11 @@ class KeyDelivery:
             for key in keys:
                 ledger.deposit(key, local)
 
-        await self._world.store.transact(keep)
+        try:
+            await self._world.store.transact(keep)
+        except KmstnError:
+            self._void(order, keys, done)
+            raise
 
     def _void(self, order: KeyOrder, keys: tuple[KeyBlock, ...], shares: list[_Share]) -> None:
         for share in shares:

@@ -29,13 +29,14 @@ from node.errors import (
     ReplayedTransferError,
 )
 from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer, KeyIdEntry, VoidContainer
-from node.wire.federation import PROVENANCE, HopProtection, Provenance, Purpose, extension
+from node.wire.federation import HYBRID_TRANSPORT, PROVENANCE, HopProtection, Provenance, Purpose, extension
 
 log = logging.getLogger("kmstn.relay")
 
 ACK_ATTEMPTS = 4
 SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
+LONGEST_LIFETIME_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Relay:
         self._hops = hops
         self._destination = destination
         self._world = world
-        self._awaited: dict[str, asyncio.Future[Outcome]] = {}
+        self._awaited: dict[str, tuple[asyncio.Future[Outcome], float]] = {}
         self._under_way: dict[str, Parcel] = {}
         self._void_routes: dict[str, str] = {}
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
@@ -101,9 +102,7 @@ class Relay:
 
         sent, container = await self._world.store.transact(begin)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._awaited[sent.key_ids[0]] = outcome
-        if parcel.purpose is Purpose.SESSION_KEY:
-            self._under_way[sent.key_ids[0]] = sent
+        self._awaited[sent.key_ids[0]] = outcome, sent.expires_at
         self._world.background.spawn(self._transfer(sent, container))
         return outcome
 
@@ -112,8 +111,13 @@ class Relay:
 
         Raises BadRequestError (nothing kept), or CannotServeError.
         """
-        end = incoming.end_to_end
+        end, header, container = incoming.end_to_end, incoming.header, incoming.container
+        now = self._world.clock.now()
+        if not now < header.expires_at <= now + LONGEST_LIFETIME_S:
+            raise BadRequestError("the transfer has expired, or would live too long", {HYBRID_TRANSPORT: "expires_at"})
         if end.destination == self._node:
+            parties = (container.initiator_sae_id, *container.target_sae_ids)
+            self._federation.check_origin(header.purpose, header.path, end.origin, parties)
             return await self._arrive(sender, incoming)
         try:
             route = self._federation.route_to(end.destination, avoid=sender)
@@ -135,7 +139,7 @@ class Relay:
 
     async def void(self, sender: str, request: VoidContainer) -> None:
         """Take over a request to void keys: here if their targets are at home here, else towards their home."""
-        home = self._federation.home_of(request.target_sae_ids[0])
+        home = self._federation.end_of(request.target_sae_ids[0])
         key_ids = request.key_ids
         if home == self._node:
             self._world.background.spawn(self._void_here(sender, request))
@@ -214,6 +218,8 @@ class Relay:
             except PeerRefusedError as error:
                 log.warning("%s refused keys from %s: %s", parcel.downstream, parcel.end_to_end.origin, error)
                 await self._doubt(parcel, str(error))
+                if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
+                    return  # The master holds the key: `delivery` repeats the parcel, with a newer KEM key.
                 await self._finish(parcel, Outcome(AckStatus.FAILED, message=str(error)), parcel.key_ids)
                 return
             except (PeerUncertainError, CannotServeError) as error:
@@ -294,11 +300,16 @@ class Relay:
     async def _settle(self, sender: str, key_ids: list[str], outcome: Outcome) -> None:
         """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay.
 
-        The node before hears of it first: should this node stop before the books are closed, it sends the parcel again
-        after its restart, and is told once more what became of it.
+        In transit, the node before hears of it first: should this node stop before its books are closed, it sends the
+        parcel again after its restart, and is told once more what became of it.
         """
         known = self._under_way.get(key_ids[0]) if key_ids else None
-        ahead = known is not None and known.downstream == sender and known.key_ids == tuple(key_ids)
+        ahead = (
+            known is not None
+            and known.upstream is not None
+            and known.downstream == sender
+            and known.key_ids == tuple(key_ids)
+        )
         if known is not None and ahead:
             self._report(known, outcome, key_ids)
 
@@ -329,8 +340,15 @@ class Relay:
         if parcel.upstream is not None:
             ack = _ack(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
             self._world.background.spawn(self._tell(parcel.upstream, ack))
-        elif (awaited := self._awaited.pop(parcel.key_ids[0], None)) is not None and not awaited.done():
-            awaited.set_result(outcome)
+        else:
+            awaited, _expiry = self._awaited.pop(parcel.key_ids[0], (None, 0.0))
+            if awaited is not None and not awaited.done():
+                awaited.set_result(outcome)
+
+    def forget_expired(self, now: float) -> None:
+        """Let go of what will not be acknowledged any more."""
+        self._under_way = {key: parcel for key, parcel in self._under_way.items() if parcel.expires_at > now}
+        self._awaited = {key: waiting for key, waiting in self._awaited.items() if waiting[1] > now}
 
     async def _tell(self, neighbour: str, ack: AckContainer) -> None:
         for attempt in range(ACK_ATTEMPTS):
@@ -350,7 +368,8 @@ class Relay:
             key_ids = await self._world.store.transact(between)
 
         def drop(ledger: Ledger) -> dict[str, KeyState | None]:
-            return {key_id: self._destination.void(ledger, key_id) for key_id in key_ids}
+            initiator = request.initiator_sae_id
+            return {key_id: self._destination.void(ledger, key_id, initiator) for key_id in key_ids}
 
         states = await self._world.store.transact(drop)
         for status, group in _void_outcomes(states).items():
@@ -396,7 +415,7 @@ def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection
         grade = grade_of(outcome.protections) if parcel.purpose is Purpose.SESSION_KEY and relayed else None
         for key_id in key_ids:
             ledger.update_record(key_id, state, outcome.path or None, grade)
-        if not relayed and parcel.purpose is Purpose.WRAPPED_KEY:
+        if not relayed and outcome.path[-1:] == (parcel.end_to_end.destination,) and parcel.end_to_end.block_ids:
             # The destination could not unwrap: it may have lost its store, and with it the other blocks of this pool.
             dropped = ledger.drop_pool(parcel.end_to_end.destination)
             log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)

@@ -7,10 +7,11 @@ from node.core.destination import seal_context, wrap_context
 from node.core.keys import Grade, KeyBlock, Parcel
 from node.core.ports import PoolLedger
 from node.crypto.end_to_end_seal import seal_for
+from node.crypto.errors import KemError
 from node.crypto.kem import Provider
 from node.crypto.pool_wrap import blocks_needed, wrap
 from node.crypto.suites import suite_kem
-from node.errors import InsufficientKeyMaterialError
+from node.errors import CannotServeError, InsufficientKeyMaterialError
 from node.wire.federation import EndToEnd, KemPublicKey, Purpose
 
 
@@ -45,7 +46,11 @@ def sealed(parcel: Parcel, key: KemPublicKey, provider: Provider) -> Parcel:
     """Seal the bodies to the destination's KEM key."""
     named = parcel.end_to_end.model_copy(update={"suite": key.suite, "kem_key_id": key.key_id})
     parcel = replace(parcel, end_to_end=named)
-    done = seal_for(parcel.bodies, seal_context(parcel), suite_kem(provider, key.suite), key.public_key)
+    try:
+        done = seal_for(parcel.bodies, seal_context(parcel), suite_kem(provider, key.suite), key.public_key)
+    except KemError as error:
+        destination = parcel.end_to_end.destination
+        raise CannotServeError(f"{destination} advertises a KEM key that is none: {error}") from error
     header = named.model_copy(update={"kem_ciphertext": done.kem_ciphertext, "tags": done.tags})
     return replace(parcel, bodies=done.ciphertexts, end_to_end=header)
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from node.core.keys import Direction
 from node.core.ports import Ledger, Store
-from node.errors import NotAuthorisedError
+from node.errors import KmstnError, NotAuthorisedError
 from node.health import Health
 from node.servers.callers import Callers
 
@@ -20,6 +20,8 @@ def operator_api(health: Health, store: Store, callers: Callers) -> FastAPI:
     """Make the application."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_exception_handler(NotAuthorisedError, _refuse)  # type: ignore[arg-type]
+
+    app.add_exception_handler(KmstnError, _cannot)  # type: ignore[arg-type]
 
     @app.get("/health")
     async def get_health(request: Request) -> dict[str, Any]:
@@ -74,3 +76,7 @@ def _stocks(health: Health, blocks: Counts, link_keys: Counts) -> dict[str, Any]
 
 async def _refuse(_request: Request, error: NotAuthorisedError) -> Response:
     return JSONResponse({"message": str(error), "details": error.details}, 401)
+
+
+async def _cannot(_request: Request, error: KmstnError) -> Response:
+    return JSONResponse({"message": str(error)}, 503)

@@ -113,6 +113,9 @@ class _Pools(_Tables):
     def drop_blocks(self, key_ids: Collection[str]) -> None:
         self._many("DELETE FROM pool_block WHERE key_id = ?", [(key_id,) for key_id in key_ids])
 
+    def drop_inbound_block(self, peer: str, key_id: str) -> None:
+        self._sql("DELETE FROM pool_block WHERE key_id = ? AND peer = ? AND direction = 'in'", (key_id, peer))
+
     def drop_pool(self, peer: str) -> int:
         query = "DELETE FROM pool_block WHERE peer = ? AND direction = 'out' AND ready = 1"
         return self._sql(query, (peer,)).rowcount

@@ -106,7 +106,7 @@ class HybridTransport(Strict):
     purpose: Purpose
     path: tuple[SaeId, ...] = Field(min_length=1, max_length=32)
     protections: tuple[HopProtection, ...] = Field(max_length=32)
-    expires_at: float
+    expires_at: float = Field(allow_inf_nan=False)
 
 
 class Provenance(Strict):

@@ -45,6 +45,8 @@ BAD_KEY_REQUESTS: list[tuple[str, Any, int, str]] = [
     ("b", {"additional_slave_SAE_IDs": ["a1"]}, 400, "an SAE cannot share keys with itself"),
     ("b", {"additional_slave_SAE_IDs": ["c"] * 9}, 400, "too many additional slave SAEs"),
     ("b", {"extension_mandatory": [{"acme_x": 1}]}, 400, "not all extension_mandatory parameters are supported"),
+    ("n2", {}, 503, "no node of the federation advertises the SAE n2"),
+    ("n1", {}, 503, "no node of the federation advertises the SAE n1"),
     ("nobody", {}, 503, "no node of the federation advertises the SAE nobody"),
 ]
 
@@ -234,3 +236,34 @@ async def test_callback_to_somebody_else_is_refused(federation: SmallFederation)
 async def test_node_that_is_no_neighbour_is_refused(federation: SmallFederation) -> None:
     answer = await federation.peer("n3", at="n1").get("/kmapi/versions")
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("expires_at", [1.0, 4e12])
+async def test_transfer_past_its_expiry_or_without_end_is_refused(
+    federation: SmallFederation, monkeypatch: pytest.MonkeyPatch, expires_at: float
+) -> None:
+    tap = Wiretap(monkeypatch, withhold=False)
+    assert (await federation.sae("a1").get("/api/v1/keys/b/enc_keys")).status_code == 200
+    await federation.settled()
+    message = tap.to("n2")
+    message["extension_mandatory"]["E32473_hybrid_transport"]["expires_at"] = expires_at
+    answer = await federation.peer("n1", at="n2").post("/kmapi/v1/ext_keys", json=message)
+    assert answer.status_code == 400
+    assert "expires_at" in answer.text
+
+
+async def test_neighbour_cannot_void_another_masters_key(federation: SmallFederation) -> None:
+    [key] = (await federation.sae("a1").get("/api/v1/keys/b/enc_keys")).json()["keys"]
+    for _ in range(100):
+        if (await federation.operator("n2").get(f"/keys/{key['key_ID']}")).status_code == 200:
+            break
+    body = {
+        "key_ids": [key["key_ID"]],
+        "initiator_sae_id": "c",
+        "target_sae_ids": ["b"],
+        "ack_callback_url": f"https://localhost:{federation.ports['n3'][1]}/kmapi/v1/ext_keys/ack",
+    }
+    answer = await federation.peer("n3", at="n2").post("/kmapi/v1/ext_keys/void", json=body)
+    assert answer.status_code == 202
+    fetched = await federation.sae("b").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key["key_ID"]})
+    assert fetched.json()["keys"] == [key]

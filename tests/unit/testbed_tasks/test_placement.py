@@ -12,6 +12,7 @@ from topology.addresses import candidate_subnets
 from topology.engine import FoundNetwork
 from topology.errors import SubnetClash, TestbedError
 from topology.load import load_description
+from topology.state import StateFolder
 from topology.testbed import TESTBEDS
 
 DESCRIPTION = load_description(TESTBEDS / "two-nodes.yaml")
@@ -76,3 +77,9 @@ def test_derived_ports_leave_out_those_in_use() -> None:
         taken.bind(("127.0.0.1", first["kmstn2"]))
         taken.listen()
         assert not set(placement.choose_ports(DESCRIPTION, "some-name", remote=False).values()) & {first["kmstn2"]}
+
+
+@pytest.mark.parametrize("name", ["..", ".", "/tmp", "a/b", ""])
+def test_state_of_a_testbed_never_lies_outside_its_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TestbedError, match="no testbed named"):
+        StateFolder(name, tmp_path)

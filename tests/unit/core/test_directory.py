@@ -1,0 +1,178 @@
+"""Adverts that must not be believed, and what becomes of those that are."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from node.core.directory import AdvertRefusedError, Directory
+from node.crypto.advert_signature import AdvertSigner, signature_is_valid
+from node.identity_uri import Role
+from node.mutual_tls.identity import CertificateRefusedError, TrustAnchors
+from node.wire.federation import KemPublicKey, NodeAdvert, SignedAdvert
+from tests.certificates import Credential, issue, make_authority
+
+NOW = datetime.now(UTC).timestamp()
+AUTHORITIES = {domain: make_authority(domain) for domain in ("east", "west", "rogue")}
+TRUSTED = TrustAnchors({domain: AUTHORITIES[domain].certificate for domain in ("east", "west")})
+N1 = issue(AUTHORITIES["east"], Role.NODE, "n1")
+N2 = issue(AUTHORITIES["west"], Role.NODE, "n2")
+HOP_KEY = KemPublicKey(purpose="hop", suite="mlkem768-v1", key_id="k1", public_key=b"one")
+SEAL_KEY = KemPublicKey(purpose="seal", suite="mlkem1024-v1", key_id="k2", public_key=b"two")
+
+
+def owner_of(certificate: bytes, now: float) -> tuple[str, str]:
+    try:
+        identity = TRUSTED.identify(certificate, datetime.fromtimestamp(now, UTC))
+    except CertificateRefusedError as error:
+        raise AdvertRefusedError(error.reason) from error
+    if identity.role is not Role.NODE:
+        raise AdvertRefusedError(f"{identity} is no node")
+    return identity.domain, identity.name
+
+
+def directory() -> Directory:
+    return Directory(owner_of, clock_skew_s=10.0)
+
+
+def advert(
+    node: str = "n1", domain: str = "east", issued_at: float = NOW, saes: tuple[str, ...] = ("a",)
+) -> NodeAdvert:
+    return NodeAdvert(
+        node=node,
+        domain=domain,
+        saes=saes,
+        suites=("mlkem768-v1",),
+        kem_keys=(HOP_KEY, SEAL_KEY),
+        issued_at=issued_at,
+        expires_at=issued_at + 30,
+    )
+
+
+def signed(what: NodeAdvert, by: Credential = N1) -> SignedAdvert:
+    return AdvertSigner(by.key, by.der).sign(what.model_dump_json().encode())
+
+
+def assert_refused(message: SignedAdvert, why: str, now: float = NOW) -> None:
+    book = directory()
+    with pytest.raises(AdvertRefusedError, match=why):
+        book.learn(message, now)
+    assert book.nodes() == ()
+    assert book.home_of("a") is None
+
+
+def test_believed_advert_says_where_an_sae_is_and_which_keys_to_seal_to() -> None:
+    book = directory()
+    book.learn(signed(advert()), NOW)
+    book.learn(signed(advert("n2", "west", saes=("b",)), N2), NOW)
+    assert [book.home_of(sae) for sae in ("a", "b", "c")] == ["n1", "n2", None]
+    assert book.kem_key("n1", "hop", ["mlkem768-v1"]) == HOP_KEY
+    assert book.kem_key("n1", "hop", ["mlkem1024-v1"]) is None
+    assert book.kem_key("n1", "seal", ["mlkem768-v1", "mlkem1024-v1"]) == SEAL_KEY
+    assert book.kem_key("n3", "hop", ["mlkem768-v1"]) is None
+
+
+def test_sae_that_nobody_serves_has_no_home_though_a_node_has_its_name() -> None:
+    book = directory()
+    book.learn(signed(advert()), NOW)
+    assert book.home_of("n1") is None
+
+
+def test_advert_passed_on_is_still_believed_by_the_next() -> None:
+    first, second = directory(), directory()
+    first.learn(signed(advert()), NOW)
+    for message in first.signed_adverts():
+        second.learn(message, NOW)
+    assert second.node("n1") == advert()
+
+
+def test_node_of_a_domain_that_is_not_trusted() -> None:
+    rogue = issue(AUTHORITIES["rogue"], Role.NODE, "n1")
+    assert_refused(signed(advert(domain="rogue"), rogue), "not trusted")
+
+
+def test_trusted_domain_speaks_for_another() -> None:
+    claims_east = issue(AUTHORITIES["west"], Role.NODE, "n1", uris=["urn:kmstn:east:node:n1"])
+    assert_refused(signed(advert(), claims_east), "not issued by the CA of east")
+
+
+def test_node_speaks_for_another_node() -> None:
+    assert_refused(signed(advert("n2")), "signed by somebody else")
+
+
+def test_node_claims_to_be_of_another_domain() -> None:
+    assert_refused(signed(advert(domain="west")), "signed by somebody else")
+
+
+def test_sae_with_a_right_certificate_poses_as_a_node() -> None:
+    sae = issue(AUTHORITIES["east"], Role.SAE, "n1")
+    assert_refused(signed(advert(), sae), "is no node")
+
+
+def test_signature_by_a_key_that_is_not_the_certificate_s() -> None:
+    thief = Credential("east", N1.certificate, N2.key)
+    assert_refused(signed(advert(), thief), "signature of the advert of n1 is wrong")
+
+
+def test_body_changed_on_the_way() -> None:
+    message = signed(advert())
+    changed = message.model_copy(update={"body": message.body.replace(b'"a"', b'"x"')})
+    assert changed.body != message.body
+    assert_refused(changed, "signature of the advert of n1 is wrong")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"node":"n1"}', b"\xff"])
+def test_body_that_is_no_advert(body: bytes) -> None:
+    assert_refused(AdvertSigner(N1.key, N1.der).sign(body), "not an advert")
+
+
+def test_unknown_member_in_an_advert() -> None:
+    body = advert().model_dump_json().encode()[:-1] + b',"is_admin":true}'
+    assert_refused(AdvertSigner(N1.key, N1.der).sign(body), "not an advert")
+
+
+@pytest.mark.parametrize("certificate", [b"", b"no certificate", N1.der[:-1]])
+def test_certificate_that_is_none(certificate: bytes) -> None:
+    message = signed(advert()).model_copy(update={"certificate": certificate})
+    assert_refused(message, "unreadable certificate")
+    assert not signature_is_valid(message)
+
+
+def test_expired_advert_is_refused_once_the_clock_skew_is_over() -> None:
+    message = signed(advert(issued_at=NOW))
+    directory().learn(message, NOW + 39)
+    assert_refused(message, "has expired", NOW + 40)
+
+
+def test_advert_from_further_in_the_future_than_clocks_differ() -> None:
+    directory().learn(signed(advert(issued_at=NOW + 10)), NOW)
+    assert_refused(signed(advert(issued_at=NOW + 11)), "from the future")
+
+
+def test_replayed_older_advert_changes_nothing() -> None:
+    book = directory()
+    old, new = advert(issued_at=NOW - 5, saes=("a", "gone")), advert(issued_at=NOW)
+    book.learn(signed(old), NOW)
+    assert book.home_of("gone") == "n1"
+    book.learn(signed(new), NOW)
+    book.learn(signed(old), NOW)
+    assert book.node("n1") == new
+    assert book.home_of("gone") is None
+
+
+def test_forged_newer_advert_does_not_displace_the_known_one() -> None:
+    book = directory()
+    book.learn(signed(advert()), NOW)
+    with pytest.raises(AdvertRefusedError):
+        book.learn(signed(advert(issued_at=NOW + 1, saes=("a", "x")), N2), NOW)
+    assert book.node("n1") == advert()
+
+
+def test_node_not_heard_of_in_time_is_forgotten_with_its_saes() -> None:
+    book = directory()
+    book.learn(signed(advert()), NOW)
+    book.learn(signed(advert("n2", "west", NOW + 5, ("b",)), N2), NOW)
+    book.forget_expired(NOW + 39)
+    assert book.home_of("a") == "n1"
+    book.forget_expired(NOW + 42)
+    assert book.home_of("a") is None
+    assert [node.node for node in book.nodes()] == ["n2"]
