@@ -96,9 +96,8 @@ class Federation:
             wrong["initiator_sae_id"] = "is not at home at the origin"
         pairs = self._settings.allowed_pairs
         if purpose is not Purpose.POOL_BLOCK and pairs is not None:
-            wrong |= {
-                f"target {target}": "the policy forbids" for target in targets if (initiator, target) not in pairs
-            }
+            forbidden = [target for target in targets if (initiator, target) not in pairs]
+            wrong |= dict.fromkeys(forbidden, "the policy forbids it as a target")
         if wrong:
             raise BadRequestError("the parcel is not its origin's to send", wrong)
 
