@@ -84,8 +84,8 @@ class Federation:
     def check_origin(self, purpose: Purpose, path: tuple[str, ...], origin: str, parties: tuple[str, ...]) -> None:
         """Check that a parcel comes from where it says, and that its parties may share keys.
 
-        `parties` = initiator, then targets. A transit node is trusted with this much: not to pass off its own parcels as
-        another's, since only hops are authenticated. Raises BadRequestError.
+        `parties` = initiator, then targets. A transit node is trusted with this much: not to pass off its own parcels
+        as another's, since only hops are authenticated. Raises BadRequestError.
         """
         initiator, *targets = parties
         home = initiator if purpose is Purpose.POOL_BLOCK else self.directory.home_of(initiator)
