@@ -71,7 +71,7 @@ def status(_: Context, name: str = "", json: bool = False) -> None:
         "master": "SAE that asks for keys",
         "slave": "SAE that fetches them at its own node",
         "number": "keys in one request",
-        "size": "bits of a key; default (-1): the node's key_size",
+        "size": "bits of a key; default: the node's key_size",
         "all-pairs": "every ordered pair of SAEs that may exchange keys",
         "name": NAME,
         "json": JSON,
@@ -81,15 +81,15 @@ def exchange(
     _: Context,
     master: str = "",
     slave: str = "",
-    number: int = 1,
-    size: int = -1,
+    number: str = "1",
+    size: str = "",
     all_pairs: bool = False,
     name: str = "",
     json: bool = False,
 ) -> None:
     """Exchange keys between SAEs and compare them, never showing them. Fails unless all are identical."""
     pair = (master or None, slave or None)
-    commands.exchange(name or None, pair, all_pairs, number, None if size == -1 else size, json)
+    commands.exchange(name or None, pair, all_pairs, number, size, json)
 
 
 @task(help={"sae": "SAE ID", "out": "folder for its files; default: credentials/SAE", "name": NAME, "json": JSON})
@@ -105,7 +105,7 @@ def attach(_: Context, container: str, site: str, name: str = "", json: bool = F
 
 
 @task(help={"who": "node, device or router", "follow": "go on until Ctrl-C", "tail": "lines to show", "name": NAME})
-def logs(_: Context, who: str, follow: bool = False, tail: int = 50, name: str = "") -> None:
+def logs(_: Context, who: str, follow: bool = False, tail: str = "50", name: str = "") -> None:
     """Show what a container of the testbed logged."""
     commands.logs(name or None, who, follow, tail)
 
@@ -134,10 +134,10 @@ def doctor(_: Context, json: bool = False) -> None:
 )
 def load(
     _: Context,
-    users: int = 20,
-    duration_s: int = 60,
-    pace_s: float = 2.0,
-    number: int = 1,
+    users: str = "20",
+    duration_s: str = "60",
+    pace_s: str = "2",
+    number: str = "1",
     name: str = "",
     json: bool = False,
 ) -> None:
@@ -146,7 +146,7 @@ def load(
 
 
 @task(help={"requests": "enc_keys requests of each kind", "json": JSON})
-def bench(_: Context, requests: int = 40, json: bool = False) -> None:
+def bench(_: Context, requests: str = "40", json: bool = False) -> None:
     """Measure how fast testbeds come up and keys are delivered; brings up and takes down testbeds of its own."""
     commands.bench(requests, json)
 

@@ -53,6 +53,28 @@ def command(work: Callable[Parameters, bool]) -> Callable[Parameters, None]:
     return run
 
 
+def number(option: str, text: str) -> str:
+    """Check that an option is a number above 0, and return it as it stands; raises TestbedError."""
+    try:
+        above_zero = float(text) > 0
+    except ValueError:
+        above_zero = False
+    if not above_zero:
+        raise TestbedError(f"{option} {text}: not a number above 0")
+    return text
+
+
+def whole(option: str, text: str, least: int | None = None) -> int:
+    """Read an option that is a whole number; what it may be for a node, the node says. Raises TestbedError."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise TestbedError(f"{option} {text}: not a whole number") from None
+    if least is not None and value < least:
+        raise TestbedError(f"{option} {text}: at least {least}")
+    return value
+
+
 @command
 def up(file: str | None, name: str | None, as_json: bool) -> bool:
     """Bring a testbed up and prove a key exchange between two regions."""
@@ -117,13 +139,14 @@ def exchange(
     name: str | None,
     pair: tuple[str | None, str | None],
     every_pair: bool,
-    number: int,
-    size_bits: int | None,
+    number: str,
+    size_bits: str,
     as_json: bool,
 ) -> bool:
     """Exchange keys and compare them."""
+    wanted = whole("--number", number), whole("--size", size_bits) if size_bits else None
     testbed = look_up(DockerEngine(), name)
-    done = _exchange(testbed, _pairs(testbed, pair, every_pair), number, size_bits)
+    done = _exchange(testbed, _pairs(testbed, pair, every_pair), *wanted)
     document = exchange_report(done)
     if as_json:
         print_json(document)
@@ -156,8 +179,9 @@ def attach(name: str | None, container: str, site: str, as_json: bool) -> bool:
 
 
 @command
-def logs(name: str | None, who: str, follow: bool, tail: int) -> bool:
+def logs(name: str | None, who: str, follow: bool, tail_lines: str) -> bool:
     """Print a container's log."""
+    tail = whole("--tail", tail_lines, least=1)
     testbed = look_up(DockerEngine(), name)
     container = _container(testbed, who)
     lines = testbed.engine.follow_log(container, tail) if follow else testbed.engine.log_tail(container, tail)
@@ -190,9 +214,11 @@ def doctor(as_json: bool) -> bool:
 
 
 @command
-def load(name: str | None, users: int, duration_s: int, options: dict[str, Any], as_json: bool) -> bool:
+def load(name: str | None, users: str, duration_s: str, options: dict[str, str], as_json: bool) -> bool:
     """Run Locust in the testbed."""
-    document = run_load(look_up(DockerEngine(), name), users, duration_s, options, Progress())
+    checked = {option: number(f"--{option}", text) for option, text in options.items()}
+    figures = whole("--users", users, least=1), whole("--duration-s", duration_s, least=1)
+    document = run_load(look_up(DockerEngine(), name), *figures, checked, Progress())
     if as_json:
         print_json(document)
     else:
@@ -201,9 +227,9 @@ def load(name: str | None, users: int, duration_s: int, options: dict[str, Any],
 
 
 @command
-def bench(requests: int, as_json: bool) -> bool:
+def bench(requests: str, as_json: bool) -> bool:
     """Measure."""
-    document = run_bench(DockerEngine(), requests, Progress())
+    document = run_bench(DockerEngine(), whole("--requests", requests, least=1), Progress())
     if as_json:
         print_json(document)
     else:
