@@ -13,7 +13,7 @@ from pathlib import Path
 from topology.addresses import check_clashes
 from topology.converge import Changes, bring_about, prepare, take_away
 from topology.engine import Engine
-from topology.errors import TestbedError, UnknownName
+from topology.errors import EngineError, TestbedError, UnknownName
 from topology.images import PROJECT_ROOT, ensure_images
 from topology.load import load_description
 from topology.naming import Kind
@@ -30,6 +30,7 @@ TESTBEDS = PROJECT_ROOT / "topology" / "testbeds"
 DEFAULT_DESCRIPTION = TESTBEDS / "three-regions.yaml"
 ROLES = ("node", "device", "router", "access")
 READY_TIMEOUT_S = 90.0
+DAEMON_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,14 @@ def bring_up(engine: Engine, file: Path, name: str | None, progress: Progress) -
     state.keep(choices, file, plan)
     _renew_fibres(engine, plan, state.pki)
     pki = ensure_pki(state.pki, plan, datetime.now(UTC))
-    changes = bring_about(engine, prepare(plan, tags, lambda content: resolve(content, pki)), progress)
+    wanted = prepare(plan, tags, lambda content: resolve(content, pki))
+    try:
+        changes = bring_about(engine, wanted, progress)
+    except EngineError as error:
+        # The daemon may still have been busy with what a killed run asked for: look again, once.
+        progress.say(f"  {error}; looking again")
+        time.sleep(DAEMON_PAUSE_S)
+        changes = bring_about(engine, wanted, progress)
     testbed = Testbed(engine, plan, pki)
     with progress.step("nodes ready"):
         apis = testbed.apis()

@@ -44,6 +44,8 @@ class Directory:
         if known is not None and known.advert.issued_at >= advert.issued_at:
             return
         self._verify(signed, advert, now)
+        if known is not None and known.advert.domain != advert.domain:
+            raise AdvertRefusedError(f"{advert.node} is known as a node of {known.advert.domain}")
         self._nodes[advert.node] = KnownNode(advert, signed)
         self._homes = self._map_homes()
 
@@ -88,8 +90,9 @@ class Directory:
             raise AdvertRefusedError(f"the signature of the advert of {advert.node} is wrong")
 
     def _map_homes(self) -> dict[str, str]:
-        homes: dict[str, str] = {}
-        for name, known in sorted(self._nodes.items()):
-            for sae in known.advert.saes:
-                homes.setdefault(sae, name)
+        """An SAE that two nodes claim stays with the one that was known first."""
+        claims = [(sae, name) for name, known in sorted(self._nodes.items()) for sae in known.advert.saes]
+        homes = {sae: name for sae, name in claims if self._homes.get(sae) == name}
+        for sae, name in claims:
+            homes.setdefault(sae, name)
         return homes

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from node.wire.federation import RouteAdvert
 
+# An advert carries no longer path; farther nodes are out of reach.
+LONGEST_PATH = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -68,7 +71,8 @@ class RoutingTable:
         """Return what a neighbour of the given domain is told."""
         inside = domain == self._domain
         own = RouteAdvert(node=self._node, cost=0, node_path=(self._node,), domain_path=())
-        return (own, *(self._advert(route, inside) for route in self.routes()))
+        carried = (route for route in self.routes() if max(len(route.node_path), len(route.domain_path)) < LONGEST_PATH)
+        return (own, *(self._advert(route, inside) for route in carried))
 
     def _advert(self, route: Route, inside: bool) -> RouteAdvert:
         path = (self._node, *route.node_path) if inside else (self._node,)

@@ -124,8 +124,8 @@ def _run(connection: sqlite3.Connection, ledger: SqliteLedger, work: _Work) -> t
     except Exception as raised:
         connection.execute("ROLLBACK TO work")
         connection.execute("RELEASE work")
-        if isinstance(raised, sqlite3.IntegrityError):
-            return None, StoreError(f"the books hold something else already: {raised}")
+        if isinstance(raised, sqlite3.Error):
+            return None, StoreError(f"the store did not take it: {raised}")
         return None, raised
     connection.execute("RELEASE work")
     return result, None

@@ -25,5 +25,5 @@ class ValueCipher:
         """Return the value; raises StoreError if the row was altered or written under another data key."""
         try:
             return self._aead.decrypt(sealed[:_NONCE_SIZE_BYTES], sealed[_NONCE_SIZE_BYTES:], place.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise StoreError(f"{place}: the stored value was altered, or sealed under another data key") from None

@@ -176,3 +176,19 @@ def test_node_not_heard_of_in_time_is_forgotten_with_its_saes() -> None:
     book.forget_expired(NOW + 42)
     assert book.home_of("a") is None
     assert [node.node for node in book.nodes()] == ["n2"]
+
+
+def test_trusted_domain_cannot_take_over_the_name_of_a_node_of_another() -> None:
+    book = directory()
+    book.learn(signed(advert()), NOW)
+    impostor = issue(AUTHORITIES["west"], Role.NODE, "n1")
+    with pytest.raises(AdvertRefusedError):
+        book.learn(signed(advert(domain="west", issued_at=NOW + 1), impostor), NOW + 1)
+    assert book.node("n1") == advert()
+
+
+def test_sae_that_a_second_node_claims_stays_where_it_was_known_first() -> None:
+    book = directory()
+    book.learn(signed(advert("n2", "west", saes=("b",)), N2), NOW)
+    book.learn(signed(advert("n1", saes=("b",))), NOW)
+    assert book.home_of("b") == "n2"

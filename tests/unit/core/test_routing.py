@@ -220,3 +220,9 @@ def test_neighbour_in_another_domain_is_not_believed_about_nodes_it_should_not_n
     table.learn("outer", (RouteAdvert(node="x", cost=1, node_path=("secret", "me"), domain_path=()),))
     (route,) = table.routes()
     assert (route.node_path, route.domain_path, route.cost) == (("outer",), ("west",), 3)
+
+
+def test_way_longer_than_an_advert_can_carry_is_left_out_and_not_an_error() -> None:
+    names = [f"n{i:02}" for i in range(40)]
+    network = Network(dict.fromkeys(names, "east"), dict.fromkeys(pairwise(names), 1))
+    network.settle(random.Random(1))
