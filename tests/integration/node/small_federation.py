@@ -4,6 +4,7 @@ east:  n1 ==QKD== n2 --WAN-- n3 :west        SAEs: a1, a2 at n1; b at n2; c at n
 """
 
 import asyncio
+import random
 import socket
 import time
 from contextlib import AsyncExitStack
@@ -30,10 +31,15 @@ HOME = {sae: node for node, (_domain, saes) in LAYOUT.items() for sae in saes}
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that is free, below those that the kernel gives to outgoing connections at any moment."""
+    for port in random.sample(range(10_000, 20_000), 500):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port between 10000 and 19999")
 
 
 @dataclass
