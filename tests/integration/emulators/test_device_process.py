@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ import pytest
 from node.mutual_tls.contexts import client_context
 from node.wire import etsi014
 from tests.certificates import Credential, issue, make_authority, write_identity
+from tests.integration.node.small_federation import free_port
 
 HOME, PARTNER = make_authority("home"), make_authority("partner")
 START_LIMIT_S = 20.0
@@ -112,12 +112,6 @@ async def link(tmp_path: Path) -> AsyncIterator[Link]:
             for session in end.sessions:
                 await session.close()
             await end.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def get(session: aiohttp.ClientSession, path: str) -> Answer:
