@@ -97,7 +97,7 @@ def test_client_without_certificate_is_refused_and_the_reason_is_in_the_nodes_lo
 def test_somebody_elses_container_can_be_attached_and_does_not_hold_up_down(two_nodes: Bed) -> None:
     image = two_nodes.docker("inspect", "--format", "{{.Config.Image}}", two_nodes.container("kmstn1")).strip()
     own = "test-attached-client"
-    run("docker", "rm", "-f", own)
+    run("docker", "rm", "-fv", own)
     two_nodes.docker("run", "-d", "--name", own, "--label", "kmstn.test=attach", image, "sleep", "300")
     try:
         site = json.loads(two_nodes.invoke("status", "--json").stdout)["nodes"][0]
@@ -109,7 +109,7 @@ def test_somebody_elses_container_can_be_attached_and_does_not_hold_up_down(two_
         two_nodes.docker("exec", own, "python", "-c", reach)
         assert site["name"] == host
     finally:
-        run("docker", "rm", "-f", own)
+        run("docker", "rm", "-fv", own)
 
 
 def test_interrupted_up_is_finished_by_the_next() -> None:
