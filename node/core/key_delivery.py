@@ -16,8 +16,9 @@ from node.core.destination import weakest
 from node.core.federation import Federation
 from node.core.key_request import Admission, KeyOrder
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, grade_of
+from node.core.outcomes import Outcome
 from node.core.ports import Ledger
-from node.core.relay import Outcome, Relay, World
+from node.core.relay import Relay, World
 from node.core.sealing_origin import draft, sealed, wrapped
 from node.errors import BadRequestError, CannotServeError, InsufficientKeyMaterialError, KmstnError, NotAuthorisedError
 from node.settings import NodeSettings

@@ -11,12 +11,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pydantic import ValidationError
-
 from node.core.destination import Destination, ParcelRefusedError
 from node.core.federation import Federation
 from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
-from node.core.keys import KeyState, Parcel, grade_of
+from node.core.keys import KeyState, Parcel
+from node.core.outcomes import Outcome, acknowledgement, close_books, key_ids_between, outcome_of, void_outcomes
 from node.core.ports import Background, Clock, Ledger, PeerNode, Randomness, Store
 from node.errors import (
     BadRequestError,
@@ -28,8 +27,8 @@ from node.errors import (
     PeerUncertainError,
     ReplayedTransferError,
 )
-from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer, KeyIdEntry, VoidContainer
-from node.wire.federation import HYBRID_TRANSPORT, PROVENANCE, HopProtection, Provenance, Purpose, extension
+from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer, VoidContainer
+from node.wire.federation import HYBRID_TRANSPORT, Purpose
 
 log = logging.getLogger("kmstn.relay")
 
@@ -37,16 +36,6 @@ ACK_ATTEMPTS = 4
 SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
 LONGEST_LIFETIME_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a parcel, as its origin learns it."""
-
-    status: AckStatus
-    path: tuple[str, ...] = ()
-    protections: tuple[HopProtection, ...] = ()
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +122,7 @@ class Relay:
         for ack in acks:
             key_ids = [entry.key_id for entry in ack.key_id_container]
             if ack.ack_status in (AckStatus.RELAYED, AckStatus.FAILED):
-                await self._settle(sender, key_ids, _outcome(ack))
+                await self._settle(sender, key_ids, outcome_of(ack))
             else:
                 self._pass_void_ack(ack, key_ids)
 
@@ -258,7 +247,7 @@ class Relay:
         else:
             self.on_arrival(key_ids)
         container = incoming.container
-        ack = _ack(key_ids, container.initiator_sae_id, container.target_sae_ids, outcome)
+        ack = acknowledgement(key_ids, container.initiator_sae_id, container.target_sae_ids, outcome)
         self._world.background.spawn(self._tell(sender, ack))
 
     async def _pass_on(self, sender: str, incoming: Incoming, next_hop: str) -> None:
@@ -319,7 +308,7 @@ class Relay:
                 if parcel.downstream == sender:
                     groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
             for parcel, its_keys in groups.values():
-                _close(ledger, parcel, outcome, its_keys)
+                close_books(ledger, parcel, outcome, its_keys)
             return list(groups.values())
 
         for parcel, its_keys in await self._world.store.transact(close):
@@ -328,7 +317,7 @@ class Relay:
                 self._report(parcel, outcome, its_keys)
 
     async def _finish(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
-        await self._world.store.transact(partial(_close, parcel=parcel, outcome=outcome, key_ids=key_ids))
+        await self._world.store.transact(partial(close_books, parcel=parcel, outcome=outcome, key_ids=key_ids))
         self._forget(parcel)
         self._report(parcel, outcome, key_ids)
 
@@ -338,7 +327,7 @@ class Relay:
     def _report(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
         """Tell the node before, or whoever waits here."""
         if parcel.upstream is not None:
-            ack = _ack(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
+            ack = acknowledgement(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
             self._world.background.spawn(self._tell(parcel.upstream, ack))
         else:
             awaited, _expiry = self._awaited.pop(parcel.key_ids[0], (None, 0.0))
@@ -364,7 +353,7 @@ class Relay:
     async def _void_here(self, sender: str, request: VoidContainer) -> None:
         key_ids = request.key_ids
         if not key_ids:
-            between = partial(_key_ids_between, master=request.initiator_sae_id, slaves=request.target_sae_ids)
+            between = partial(key_ids_between, master=request.initiator_sae_id, slaves=request.target_sae_ids)
             key_ids = await self._world.store.transact(between)
 
         def drop(ledger: Ledger) -> dict[str, KeyState | None]:
@@ -372,8 +361,8 @@ class Relay:
             return {key_id: self._destination.void(ledger, key_id, initiator) for key_id in key_ids}
 
         states = await self._world.store.transact(drop)
-        for status, group in _void_outcomes(states).items():
-            ack = _ack(group, request.initiator_sae_id, request.target_sae_ids, Outcome(status))
+        for status, group in void_outcomes(states).items():
+            ack = acknowledgement(group, request.initiator_sae_id, request.target_sae_ids, Outcome(status))
             await self._tell(sender, ack)
 
     async def _void_downstream(self, parcel: Parcel) -> None:
@@ -397,63 +386,3 @@ class Relay:
         for upstream in upstreams:
             if upstream is not None:
                 self._world.background.spawn(self._tell(upstream, ack))
-
-
-def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
-    """Write the outcome into the books; what that means depends on what the parcel carried."""
-    ledger.acknowledge(key_ids)
-    if parcel.upstream is not None:
-        return
-    relayed = outcome.status is AckStatus.RELAYED
-    if parcel.purpose is Purpose.POOL_BLOCK and relayed:
-        ledger.confirm_blocks(key_ids, grade_of(outcome.protections))
-    elif parcel.purpose is Purpose.POOL_BLOCK:
-        ledger.drop_blocks(key_ids)
-    else:
-        state = KeyState.RELAYED if relayed else KeyState.VOIDED
-        # Blocks gave a wrapped key its grade; a key that was relayed itself has that of its way.
-        grade = grade_of(outcome.protections) if parcel.purpose is Purpose.SESSION_KEY and relayed else None
-        for key_id in key_ids:
-            ledger.update_record(key_id, state, outcome.path or None, grade)
-        if not relayed and outcome.path[-1:] == (parcel.end_to_end.destination,) and parcel.end_to_end.block_ids:
-            # The destination could not unwrap: it may have lost its store, and with it the other blocks of this pool.
-            dropped = ledger.drop_pool(parcel.end_to_end.destination)
-            log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)
-
-
-def _key_ids_between(ledger: Ledger, master: str, slaves: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple({key_id for slave in slaves for key_id in ledger.key_ids_between(master, slave)})
-
-
-def _void_outcomes(states: dict[str, KeyState | None]) -> dict[AckStatus, list[str]]:
-    groups: dict[AckStatus, list[str]] = {}
-    for key_id, state in states.items():
-        status = AckStatus.FAILED_TO_VOID
-        if state is None:
-            status = AckStatus.NOT_PRESENT
-        elif state is KeyState.VOIDED:
-            status = AckStatus.VOIDED
-        groups.setdefault(status, []).append(key_id)
-    return groups
-
-
-def _outcome(ack: AckContainer) -> Outcome:
-    carried = (ack.extension or {}).get(PROVENANCE)
-    try:
-        way = Provenance.model_validate(carried) if carried else Provenance(path=(), protections=())
-    except ValidationError as error:
-        wrong = {PROVENANCE: f"{error.error_count()} wrong members"}
-        raise BadRequestError("the provenance cannot be read", wrong, slug="ack-not-understood") from None
-    return Outcome(ack.ack_status, way.path, way.protections, ack.message or "")
-
-
-def _ack(key_ids: Collection[str], initiator: str, targets: tuple[str, ...], outcome: Outcome) -> AckContainer:
-    provenance = Provenance(path=outcome.path, protections=outcome.protections)
-    return AckContainer(
-        key_id_container=tuple(KeyIdEntry(key_id=key_id) for key_id in key_ids),
-        ack_status=outcome.status,
-        initiator_sae_id=initiator,
-        target_sae_ids=targets,
-        message=outcome.message or None,
-        extension=extension(PROVENANCE, provenance) if outcome.path else None,
-    )
