@@ -19,8 +19,6 @@ from node.settings import SETTINGS_PATH, NodeSettings
 log = logging.getLogger("kmstn")
 
 GC_THRESHOLD = 50_000
-# The store's thread and the event loop hand work to each other: neither may hold the interpreter for long.
-SWITCH_INTERVAL_S = 0.0005
 
 
 async def run(settings: NodeSettings) -> None:
@@ -35,7 +33,6 @@ async def run(settings: NodeSettings) -> None:
         # What is there now stays: the collector need not look at it again while keys are waited for.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         await stopped.wait()
         log.info("%s stops", settings.node)
         await node.stop()

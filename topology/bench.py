@@ -77,15 +77,17 @@ def _latencies(testbed: Testbed, pattern: str, document: dict[str, Any], request
     figures = []
     for master, slave in _one_pair_per_distance(testbed):
         taken: list[float] = []
+        at_node: list[float] = []
         path: tuple[str, ...] = ()
         for _ in range(requests):
             one = exchange(apis, master, slave, 1, None)
-            if one.error is None and one.enc_keys_ms is not None:
+            if one.error is None and one.enc_keys_ms is not None and one.enc_keys_server_ms is not None:
                 taken.append(one.enc_keys_ms)
+                at_node.append(one.enc_keys_server_ms)
                 path = one.path
             time.sleep(PAUSE_S)
         rtt_sum_ms = sum(rtt_ms[frozenset(hop)] for hop in pairwise(path))
-        figures.append(_figure(pattern, path, rtt_sum_ms, taken))
+        figures.append(_figure(pattern, path, rtt_sum_ms, taken, at_node))
     apis.close()
     return figures
 
@@ -100,8 +102,11 @@ def _one_pair_per_distance(testbed: Testbed) -> list[tuple[str, str]]:
     return list(chosen.values())
 
 
-def _figure(pattern: str, path: tuple[str, ...], rtt_sum_ms: float, taken: list[float]) -> dict[str, Any]:
-    p50_ms = statistics.median(taken)
+def _figure(
+    pattern: str, path: tuple[str, ...], rtt_sum_ms: float, taken: list[float], at_node: list[float]
+) -> dict[str, Any]:
+    """Give the client's percentiles, and the node's own (`Server-Timing`): without client, proxy and host network."""
+    p50_ms, server_p50_ms = statistics.median(taken), statistics.median(at_node)
     p95_ms = statistics.quantiles(taken, n=20)[-1] if len(taken) > 1 else p50_ms
     return {
         "pattern": pattern,
@@ -111,4 +116,6 @@ def _figure(pattern: str, path: tuple[str, ...], rtt_sum_ms: float, taken: list[
         "p50_ms": round(p50_ms, 1),
         "p95_ms": round(p95_ms, 1),
         "ratio": round(p50_ms / rtt_sum_ms, 2) if rtt_sum_ms else None,
+        "server_p50_ms": round(server_p50_ms, 1),
+        "server_ratio": round(server_p50_ms / rtt_sum_ms, 2) if rtt_sum_ms else None,
     }

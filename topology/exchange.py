@@ -4,7 +4,7 @@ import hmac
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -27,6 +27,7 @@ class Exchange:
     grade: str | None = None
     path: tuple[str, ...] = ()
     enc_keys_ms: float | None = None
+    enc_keys_server_ms: float | None = None
     dec_keys_ms: float | None = None
     error: str | None = None
 
@@ -79,21 +80,20 @@ def exchange(apis: NodeApis, master: str, slave: str, number: int, size_bits: in
         begun = time.perf_counter()
         issued = apis.enc_keys(master, slave, number, size_bits)
         answered = time.perf_counter()
-        key_ids = tuple(key.key_id for key in issued)
-        outcome = Exchange(master, slave, key_ids, enc_keys_ms=_ms(answered - begun))
+        key_ids = tuple(key.key_id for key in issued.keys)
+        outcome = Exchange(
+            master, slave, key_ids, enc_keys_ms=_ms(answered - begun), enc_keys_server_ms=issued.server_ms
+        )
         fetched = apis.dec_keys(slave, master, key_ids)
         dec_keys_ms = _ms(time.perf_counter() - answered)
         way = apis.provenance(apis.sae(slave).node, key_ids[0])
     except (ApiRefused, httpx.HTTPError) as error:
-        return _failed(outcome, str(error) or type(error).__name__)
-    return Exchange(
-        master,
-        slave,
-        key_ids,
-        identical=_identical(issued, fetched),
+        return replace(outcome, error=str(error) or type(error).__name__)
+    return replace(
+        outcome,
+        identical=_identical(issued.keys, fetched.keys),
         grade=way["grade"],
         path=tuple(way["path"]),
-        enc_keys_ms=outcome.enc_keys_ms,
         dec_keys_ms=dec_keys_ms,
     )
 
@@ -109,10 +109,6 @@ def report(exchanges: Iterable[Exchange]) -> dict[str, Any]:
         "different": len(done) - identical - failed,
         "failed": failed,
     }
-
-
-def _failed(so_far: Exchange, error: str) -> Exchange:
-    return Exchange(so_far.master_sae, so_far.slave_sae, so_far.key_ids, enc_keys_ms=so_far.enc_keys_ms, error=error)
 
 
 def _identical(issued: Sequence[IssuedKey], fetched: Sequence[IssuedKey]) -> bool:

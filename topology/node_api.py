@@ -31,6 +31,14 @@ class IssuedKey:
     value: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class IssuedKeys:
+    """The keys of one answer, and how long the node says it took over them, in ms (None if it does not say)."""
+
+    keys: tuple[IssuedKey, ...]
+    server_ms: float | None
+
+
 class NodeApis:
     """Clients for every node of one testbed, made when first used; `close` ends their connections."""
 
@@ -77,24 +85,25 @@ class NodeApis:
         """Ask a node which way a key took; raises ApiRefused for a key it does not know."""
         return self._operator(node, f"/keys/{key_id}")
 
-    def enc_keys(self, master: str, slave: str, number: int, size_bits: int | None) -> tuple[IssuedKey, ...]:
+    def enc_keys(self, master: str, slave: str, number: int, size_bits: int | None) -> IssuedKeys:
         """Ask for keys as the master SAE; raises ApiRefused, httpx.HTTPError."""
         request = {"number": number, **({} if size_bits is None else {"size": size_bits})}
         return self._keys(master, f"/api/v1/keys/{quote(slave, safe='')}/enc_keys", request)
 
-    def dec_keys(self, slave: str, master: str, key_ids: tuple[str, ...]) -> tuple[IssuedKey, ...]:
+    def dec_keys(self, slave: str, master: str, key_ids: tuple[str, ...]) -> IssuedKeys:
         """Fetch keys by ID as the slave SAE; raises ApiRefused, httpx.HTTPError."""
         request = {"key_IDs": [{"key_ID": key_id} for key_id in key_ids]}
         return self._keys(slave, f"/api/v1/keys/{quote(master, safe='')}/dec_keys", request)
 
-    def _keys(self, caller: str, path: str, request: Mapping[str, Any]) -> tuple[IssuedKey, ...]:
+    def _keys(self, caller: str, path: str, request: Mapping[str, Any]) -> IssuedKeys:
         sae = self.sae(caller)
         answer = self._client(sae.region, "sae", caller, self.sae_url(sae.node)).post(path, json=request)
         body = _checked(f"{caller} at {sae.node}", answer)
         try:
-            return tuple(IssuedKey(key["key_ID"], key["key"]) for key in body["keys"])
+            keys = tuple(IssuedKey(key["key_ID"], key["key"]) for key in body["keys"])
         except (KeyError, TypeError) as error:
             raise ApiRefused(f"{caller} at {sae.node}", 200, f"no key container: {error!r}") from None
+        return IssuedKeys(keys, _server_ms(answer))
 
     def _operator(self, node: str, path: str) -> dict[str, Any]:
         access = self.access(node)
@@ -120,6 +129,12 @@ class NodeApis:
             both.write_bytes(self._pki.certificate(region, role, name) + self._pki.key(region, role, name))
             context.load_cert_chain(both)
         return context
+
+
+def _server_ms(answer: httpx.Response) -> float | None:
+    """Read the duration out of `Server-Timing: total;dur=12.34`."""
+    _, found, duration = answer.headers.get("server-timing", "").partition("dur=")
+    return float(duration) if found else None
 
 
 def _checked(who: str, answer: httpx.Response) -> dict[str, Any]:

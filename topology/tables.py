@@ -117,15 +117,18 @@ def show_images(console: Console, images: list[dict[str, Any]]) -> None:
     console.print(_table(("image", "tag", "MB"), [(one["role"], one["tag"], one["size_mb"]) for one in images]))
 
 
+FIGURES = ("rtt_sum_ms", "p50_ms", "p95_ms", "ratio", "server_p50_ms", "server_ratio")
+
+
 def show_bench(console: Console, document: dict[str, Any]) -> None:
     """Show the figures of a benchmark."""
     for name, seconds in document["testbed_s"].items():
         console.print(f"{name:24} {seconds:.1f} s")
     rows = [
-        (one["pattern"], " > ".join(one["path"]), one["rtt_sum_ms"], one["p50_ms"], one["p95_ms"], one["ratio"])
-        for one in document["enc_keys"]
+        (one["pattern"], " > ".join(one["path"]), *(one[figure] for figure in FIGURES)) for one in document["enc_keys"]
     ]
-    console.print(_table(("pattern", "path", "sum of rtt, ms", "enc_keys p50", "p95", "p50 / rtt"), rows))
+    heads = ("pattern", "path", "sum of rtt, ms", "enc_keys p50", "p95", "p50 / rtt", "p50 at the node", "/ rtt")
+    console.print(_table(heads, rows))
     console.print(f"largest node: {document['largest_node_mib']} MiB")
 
 

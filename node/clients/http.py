@@ -10,6 +10,7 @@ import aiohttp
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 KEEP_ALIVE_S = 60
+JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 class ServiceFailure(Exception):
@@ -36,7 +37,7 @@ class HttpService:
 
     async def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """Send one request; raises ServiceFailure."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = JSON_HEADERS if body is not None else None
         try:
             async with self._opened().request(
                 method, self.base_url + path, data=body, headers=headers, allow_redirects=False
@@ -58,7 +59,13 @@ class HttpService:
             connector = aiohttp.TCPConnector(
                 ssl=self._context, limit=self._connections, keepalive_timeout=KEEP_ALIVE_S, use_dns_cache=True
             )
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, auto_decompress=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=self._timeout,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            )
         return self._session
 
 

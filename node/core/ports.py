@@ -118,6 +118,6 @@ class Ledger(LinkKeyLedger, PoolLedger, ParcelLedger, RecordLedger, KemKeyLedger
 
 class Store(Protocol):
     """Durable storage. `transact` runs the work in one transaction and returns once it is synced; if the work raises,
-    nothing of it stays. The work is a plain function: it runs in the writer's thread and must not block."""
+    nothing of it stays. The work is a plain function, and must not block."""
 
     async def transact(self, work: Callable[[Ledger], T]) -> T: ...

@@ -1,6 +1,7 @@
 """Reading request bodies with a bound, and answering bytes that are JSON already."""
 
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from node.errors import BadRequestError
 

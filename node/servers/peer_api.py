@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
 
 from node.core.federation import Federation
 from node.core.hop import Incoming
@@ -26,6 +27,7 @@ from node.errors import (
 )
 from node.servers.bodies import json_response, read_body
 from node.servers.callers import Callers
+from node.servers.plain_api import Handler, PlainApi
 from node.settings import NeighbourSettings
 from node.wire.etsi020 import (
     MAX_BODY_BYTES,
@@ -53,11 +55,8 @@ from node.wire.federation import (
 log = logging.getLogger("kmstn.peer_api")
 
 
-def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyStock], callers: Callers) -> FastAPI:
+def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyStock], callers: Callers) -> PlainApi:
     """Make the application; `stocks` by neighbour."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_exception_handler(KmstnError, _answer_error)  # type: ignore[arg-type]
-    app.add_exception_handler(MessageFormatError, _answer_format_error)  # type: ignore[arg-type]
 
     def neighbour_of(request: Request) -> NeighbourSettings:
         caller = callers.identify(request)
@@ -101,13 +100,14 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
             raise BadRequestError("no such QKD link between us", {"link": announcement.link[:64]})
         return json_response(dump(await stock.announced(announcement)))
 
-    # Plain routes: every hop passes here twice, and none of FastAPI's parameters are used.
-    app.add_route("/kmapi/versions", versions, ["GET"])
-    app.add_route("/kmapi/v1/ext_keys", ext_keys, ["POST"])
-    app.add_route("/kmapi/v1/ext_keys/ack", ack, ["POST"])
-    app.add_route("/kmapi/v1/ext_keys/void", void, ["POST"])
-    app.add_route(LINK_KEYS_PATH, link_keys, ["POST"])
-    return app
+    table: dict[tuple[str, str], Handler] = {
+        ("GET", "/kmapi/versions"): versions,
+        ("POST", "/kmapi/v1/ext_keys"): ext_keys,
+        ("POST", "/kmapi/v1/ext_keys/ack"): ack,
+        ("POST", "/kmapi/v1/ext_keys/void"): void,
+        ("POST", LINK_KEYS_PATH): link_keys,
+    }
+    return PlainApi(lambda method, path: table.get((method, path), _not_found), _answer_error, _internal_error)
 
 
 @lru_cache(maxsize=4)
@@ -150,7 +150,21 @@ def _check_callback(url: str | None, neighbour: NeighbourSettings) -> None:
         raise BadRequestError("the callback is not the caller's own", {"ack_callback_url": "another host or port"})
 
 
-async def _answer_error(request: Request, error: KmstnError) -> Response:
+async def _not_found(request: Request) -> Response:
+    title = f"{request.method} {request.url.path[:200]} is not part of ETSI GS QKD 020"
+    return json_response(problem(404, "bad-request-general-error", title, {}), 404)
+
+
+def _internal_error() -> Response:
+    return json_response(problem(500, "server-side-general-error", "the request could not be processed", {}), 500)
+
+
+def _answer_error(request: Request, error: Exception) -> Response | None:
+    if isinstance(error, MessageFormatError):
+        title = "the body is not what ETSI GS QKD 020 describes"
+        return json_response(problem(400, error.slug, title, error.details), 400)
+    if not isinstance(error, KmstnError):
+        return None
     status, slug, details = 503, "server-side-general-error", {"cannot_serve": str(error)}
     if isinstance(error, NotAuthorisedError):
         status, slug, details = 401, "unauthorized", error.details
@@ -163,8 +177,3 @@ async def _answer_error(request: Request, error: KmstnError) -> Response:
     elif not isinstance(error, DeviceError):
         log.error("%s: %s", request.url.path, error)
     return json_response(problem(status, slug, str(error), details), status)
-
-
-async def _answer_format_error(_request: Request, error: MessageFormatError) -> Response:
-    title = "the body is not what ETSI GS QKD 020 describes"
-    return json_response(problem(400, error.slug, title, error.details), 400)

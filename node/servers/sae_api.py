@@ -1,9 +1,10 @@
 """ETSI GS QKD 014 towards SAEs: Get status, Get key, Get key with key IDs. Who asks is in the certificate alone."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from fastapi import FastAPI, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from node.core.key_delivery import KeyDelivery
 from node.core.keys import KeyBlock
@@ -16,34 +17,27 @@ from node.errors import (
 )
 from node.servers.bodies import json_response, read_body
 from node.servers.callers import Callers
+from node.servers.plain_api import Handler, PlainApi
 from node.settings import NodeSettings
 from node.wire import etsi014
 
 log = logging.getLogger("kmstn.sae_api")
 
+PREFIX = "/api/v1/keys/"
 MAX_BODY_BYTES = 256 * 1024
 
 
 def sae_api(
     settings: NodeSettings, delivery: KeyDelivery, callers: Callers, refused: Callable[[], str | None]
-) -> FastAPI:
+) -> PlainApi:
     """Make the application; `refused` says why the node serves nobody now, None if it does."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_exception_handler(KmstnError, _answer_error)  # type: ignore[arg-type]
-    app.add_exception_handler(etsi014.RequestFormatError, _answer_format_error)  # type: ignore[arg-type]
-    app.add_exception_handler(404, _answer_not_found)
-    app.add_exception_handler(405, _answer_not_found)
 
-    @app.get("/api/v1/keys/{slave_sae:path}/status")
-    async def status(slave_sae: str, request: Request) -> Response:
-        caller = callers.identify(request).name
+    async def status(caller: str, slave_sae: str, _request: Request) -> Response:
         delivery.admission.admit(caller)
         stored = await delivery.stored_key_count(slave_sae)
         return json_response(etsi014.to_json_bytes(_status(settings, delivery, caller, slave_sae, stored)))
 
-    @app.api_route("/api/v1/keys/{slave_sae:path}/enc_keys", methods=["GET", "POST"])
-    async def enc_keys(slave_sae: str, request: Request) -> Response:
-        caller = callers.identify(request).name
+    async def enc_keys(caller: str, slave_sae: str, request: Request) -> Response:
         if request.method == "GET":
             wanted = etsi014.key_request_from_query(request.query_params.multi_items())
         else:
@@ -52,9 +46,7 @@ def sae_api(
         _serving(refused)
         return _container(await delivery.enc_keys(order))
 
-    @app.api_route("/api/v1/keys/{master_sae:path}/dec_keys", methods=["GET", "POST"])
-    async def dec_keys(master_sae: str, request: Request) -> Response:
-        caller = callers.identify(request).name
+    async def dec_keys(caller: str, master_sae: str, request: Request) -> Response:
         if request.method == "GET":
             wanted = etsi014.key_ids_from_query(request.query_params.multi_items())
         else:
@@ -63,7 +55,23 @@ def sae_api(
         key_ids = tuple(entry.key_ID for entry in wanted.key_IDs)
         return _container(await delivery.dec_keys(caller, master_sae, key_ids))
 
-    return app
+    methods: dict[tuple[str, str], Callable[[str, str, Request], Awaitable[Response]]] = {
+        ("GET", "status"): status,
+        ("GET", "enc_keys"): enc_keys,
+        ("POST", "enc_keys"): enc_keys,
+        ("GET", "dec_keys"): dec_keys,
+        ("POST", "dec_keys"): dec_keys,
+    }
+
+    def find(method: str, path: str) -> Handler:
+        """Find the method behind /api/v1/keys/SAE/METHOD; the SAE's ID may itself hold slashes."""
+        other_sae, _, name = path.removeprefix(PREFIX).rpartition("/")
+        serve = methods.get((method, name)) if path.startswith(PREFIX) and other_sae else None
+        if serve is None:
+            return _not_found
+        return lambda request: serve(callers.identify(request).name, other_sae, request)
+
+    return PlainApi(find, _answer_error, _internal_error)
 
 
 def _serving(refused: Callable[[], str | None]) -> None:
@@ -93,7 +101,20 @@ def _status(settings: NodeSettings, delivery: KeyDelivery, master: str, slave: s
     )
 
 
-async def _answer_error(request: Request, error: KmstnError) -> Response:
+async def _not_found(request: Request) -> Response:
+    message = f"{request.method} on this path is not part of ETSI GS QKD 014"
+    return json_response(etsi014.to_json_bytes(etsi014.Error(message=message)), 400)
+
+
+def _internal_error() -> Response:
+    return json_response(etsi014.to_json_bytes(etsi014.Error(message="the request could not be processed")), 500)
+
+
+def _answer_error(request: Request, error: Exception) -> Response | None:
+    if isinstance(error, etsi014.RequestFormatError):
+        return json_response(etsi014.to_json_bytes(error.error), 400)
+    if not isinstance(error, KmstnError):
+        return None
     status = 503
     if isinstance(error, NotAuthorisedError):
         status = 401
@@ -104,12 +125,3 @@ async def _answer_error(request: Request, error: KmstnError) -> Response:
     details = [{name: text} for name, text in error.details.items()] if isinstance(error, RequestRefusedError) else None
     body = etsi014.Error(message=str(error), details=details or None)
     return json_response(etsi014.to_json_bytes(body), status)
-
-
-async def _answer_format_error(_request: Request, error: etsi014.RequestFormatError) -> Response:
-    return json_response(etsi014.to_json_bytes(error.error), 400)
-
-
-async def _answer_not_found(request: Request, _error: Exception) -> Response:
-    message = f"{request.method} on this path is not part of ETSI GS QKD 014"
-    return json_response(etsi014.to_json_bytes(etsi014.Error(message=message)), 400)

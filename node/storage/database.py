@@ -1,14 +1,14 @@
-"""The node's SQLite database: one writer thread, group commit, every secret sealed under the data key.
+"""The node's SQLite database: group commit on the event loop, every secret sealed under the data key.
 
-All work goes through one thread, so no two transactions meet; what is queued while a commit syncs shares the next one.
+Whatever asks for a transaction in one turn of the loop shares the commit of the next, so the cost of a sync is shared
+just when there is much to do. The loop waits for the sync: handing it to a thread and back costs more than a sync on
+a disk that is fit for this, and a node that cannot commit cannot serve either.
 Each piece of work runs in a savepoint: if it raises, it alone is undone. The caller hears of success only after the
-sync. What the work does is in `ledger`; this file knows connections, threads and failures.
+sync. What the work does is in `ledger`; this file knows the connection, grouping and failures.
 """
 
 import asyncio
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,58 +23,58 @@ from node.storage.value_cipher import ValueCipher
 T = TypeVar("T")
 
 DATABASE_NAME = "kmstn.db"
-MAX_GROUP = 256
+
+_Outcome = tuple[Any, Exception | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
     run: Callable[[Ledger], Any]
-    loop: asyncio.AbstractEventLoop
     outcome: "asyncio.Future[Any]"
 
 
 class Database:
-    """The `Store` of a running node; `open` it, `close` it."""
+    """The `Store` of a running node; `open` it, `close` it. All calls are made from one event loop's thread."""
 
     def __init__(self, path: Path | str, cipher: ValueCipher) -> None:
         self._path = path
         self._cipher = cipher
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="kmstn-store", daemon=True)
-        self._opened: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._waiting: list[_Work] = []
+        self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Open or create the database and start the writer; raises StoreError saying what is wrong with it."""
-        self._thread.start()
-        if (failure := self._opened.get()) is not None:
+        """Open or create the database; raises StoreError saying what is wrong with it."""
+        try:
+            self._connection = self._connect()
+        except (sqlite3.Error, OSError) as failure:
             raise StoreError(f"cannot open {self._path}: {failure}") from failure
 
     def close(self) -> None:
-        """Finish what is queued, then stop the writer."""
-        self._queue.put(None)
-        self._thread.join()
+        """Finish what waits, then close the file."""
+        self._commit()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def transact(self, work: Callable[[Ledger], T]) -> T:
         """Run the work in one transaction; returns when synced. Raises what the work raised, or StoreError."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Work(work, loop, outcome))
+        if not self._waiting:
+            loop.call_soon(self._commit)
+        self._waiting.append(_Work(work, outcome))
         return await outcome
 
-    def _write(self) -> None:
-        try:
-            connection = self._connect()
-        except (sqlite3.Error, OSError) as failure:
-            self._opened.put(failure)
+    def _commit(self) -> None:
+        group, self._waiting = self._waiting, []
+        if not group:
             return
-        ledger = SqliteLedger(connection, self._cipher)
-        self._opened.put(None)
-        stopping = False
-        while not stopping:
-            group, stopping = self._next_group()
-            if group:
-                _commit_group(connection, ledger, group)
-        connection.close()
+        if self._connection is None:
+            outcomes: list[_Outcome] = [(None, StoreError(f"{self._path} is closed"))] * len(group)
+        else:
+            outcomes = _commit_group(self._connection, SqliteLedger(self._connection, self._cipher), group)
+        for work, (result, raised) in zip(group, outcomes, strict=True):
+            _settle(work.outcome, result, raised)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None)
@@ -87,20 +87,8 @@ class Database:
         connection.executescript(files("node.storage").joinpath("schema.sql").read_text())
         return connection
 
-    def _next_group(self) -> tuple[list[_Work], bool]:
-        group: list[_Work] = []
-        while len(group) < MAX_GROUP:
-            try:
-                work = self._queue.get(block=not group)
-            except queue.Empty:
-                break
-            if work is None:
-                return group, True
-            group.append(work)
-        return group, False
 
-
-def _commit_group(connection: sqlite3.Connection, ledger: SqliteLedger, group: list[_Work]) -> None:
+def _commit_group(connection: sqlite3.Connection, ledger: Ledger, group: list[_Work]) -> list[_Outcome]:
     try:
         connection.execute("BEGIN IMMEDIATE")
         outcomes = [_run(connection, ledger, work) for work in group]
@@ -110,12 +98,11 @@ def _commit_group(connection: sqlite3.Connection, ledger: SqliteLedger, group: l
             connection.execute("ROLLBACK")
         error = StoreError(f"the store refused to write: {failure}")
         error.__cause__ = failure
-        outcomes = [(None, error)] * len(group)
-    for work, (result, raised) in zip(group, outcomes, strict=True):
-        work.loop.call_soon_threadsafe(_settle, work.outcome, result, raised)
+        return [(None, error)] * len(group)
+    return outcomes
 
 
-def _run(connection: sqlite3.Connection, ledger: SqliteLedger, work: _Work) -> tuple[Any, Exception | None]:
+def _run(connection: sqlite3.Connection, ledger: Ledger, work: _Work) -> _Outcome:
     connection.execute("SAVEPOINT work")
     try:
         result = work.run(ledger)

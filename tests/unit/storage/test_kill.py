@@ -15,7 +15,7 @@ from node.core.ports import Ledger
 from tests.unit.storage.small_stores import at_once, stocked
 
 ROOT = Path(__file__).parents[3]
-KEY_IDS = [f"k{i}" for i in range(3000)]
+KEY_IDS = [f"k{i}" for i in range(20_000)]
 KILLS = 6
 LONGEST_LIFE_S = 0.15
 
