@@ -1,7 +1,8 @@
 """This node's own KEM keys: one current key per purpose and suite, replaced in time, old ones kept while in flight.
 
 A key is published until half of its life is over, then its successor is; both open messages until they expire. Keys
-are durable before they are published, so that a restarted node still opens what was under way.
+are durable before they are published, so that a restarted node still opens what was under way. A stored key of a suite
+that the node's settings no longer name is neither published nor used: whoever still seals to it is refused.
 """
 
 from collections.abc import Iterable
@@ -38,8 +39,12 @@ class KemKeyring:
         self._keys: dict[str, KemKey] = {}
 
     def install(self, keys: Iterable[KemKey]) -> None:
-        """Take stored keys into use."""
-        self._keys.update({key.key_id: key for key in keys})
+        """Take stored keys into use, those of suites accepted now."""
+        self._keys.update({key.key_id: key for key in keys if self.accepts(key.suite)})
+
+    def accepts(self, suite: str) -> bool:
+        """Tell whether this node accepts messages of a suite, and so has keys for it."""
+        return suite in self._suites
 
     def renewals(self, now: float) -> tuple[KemKey, ...]:
         """Make a key wherever the current one is past half of its life, or there is none."""

@@ -16,6 +16,8 @@ from node.crypto.secret_bytes import SecretBytes
 ML_KEM_768 = "ML-KEM-768"
 ML_KEM_1024 = "ML-KEM-1024"
 ML_KEM_SEED_SIZE_BYTES = 64
+# Between the names of mechanisms that are combined into one.
+COMBINES = "+"
 
 Provider = Literal["cryptography", "liboqs"]
 

@@ -18,6 +18,7 @@ from node.crypto.kem import ML_KEM_768, ML_KEM_1024, ML_KEM_SEED_SIZE_BYTES, Kem
 from node.crypto.secret_bytes import SecretBytes
 
 INSTALL_PATH_VARIABLE = "OQS_INSTALL_PATH"
+KEYS_IN_USE: Final = 16
 # Here the private form is the seed of FIPS 203, so that keys move between providers.
 _SEEDED: Final = frozenset({ML_KEM_768, ML_KEM_1024})
 
@@ -30,6 +31,7 @@ class _LiboqsKem:
         self._oqs = oqs
         with oqs.KeyEncapsulation(name) as engine:
             self._sizes: Final = engine.details
+        self._in_use: dict[bytes, bytes] = {}
 
     def generate(self) -> KemKeyPair:
         """Make a fresh key pair: from a seed for ML-KEM, as liboqs will have it for all others."""
@@ -61,14 +63,23 @@ class _LiboqsKem:
         return self._open(private.reveal(), ciphertext)
 
     def _open(self, private: bytes, ciphertext: bytes) -> bytes:
-        stored = None if self.name in _SEEDED else private
-        with self._oqs.KeyEncapsulation(self.name, stored) as engine:
-            if stored is None:
-                engine.generate_keypair_seed(private)
+        expanded = self._expanded(private) if self.name in _SEEDED else private
+        with self._oqs.KeyEncapsulation(self.name, expanded) as engine:
             try:
                 return bytes(engine.decap_secret(ciphertext))
             except RuntimeError as error:
                 raise KemError(f"{self.name} did not decapsulate") from error
+
+    def _expanded(self, seed: bytes) -> bytes:
+        """Expanding a seed costs more than decapsulating, so the keys in use are kept expanded."""
+        if (expanded := self._in_use.get(seed)) is None:
+            with self._oqs.KeyEncapsulation(self.name) as engine:
+                engine.generate_keypair_seed(seed)
+                expanded = bytes(engine.export_secret_key())
+            while len(self._in_use) >= KEYS_IN_USE:
+                del self._in_use[next(iter(self._in_use))]
+            self._in_use[seed] = expanded
+        return expanded
 
 
 def liboqs_kem(mechanism: str) -> Kem:

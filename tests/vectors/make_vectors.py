@@ -3,69 +3,56 @@
 With `--check` nothing is written: exit code 1 tells that a file is not what the code gives, and names it.
 
 Every input is fixed. Where a protection uses a KEM, a KEM whose ciphertext and secret are fixed stands in, so that the
-vectors cover key derivation and encryption alone; ML-KEM has vectors of its own, from fixed seeds. Only its valid
-ciphertexts are random: they are kept from the file as it is, and drawn anew where there is none.
+vectors cover key derivation and encryption alone; KEMs have vectors of their own (`kem_vectors`), the only ones that
+keep something random from the files as they are. What must be refused (`refused`) is computed from what opens.
 The vectors pin the wire format: a change here is a change of suite, and needs a new suite name.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import mlkem
-
 from node.crypto.aead import associated_data
 from node.crypto.end_to_end_seal import SealContext, seal_for
 from node.crypto.hybrid_transport import HopContext, Protection, protect
-from node.crypto.kem import ML_KEM_768, ML_KEM_1024, ML_KEM_SEED_SIZE_BYTES, KemKeyPair, kem
+from node.crypto.kem import ML_KEM_768, ML_KEM_1024, Kem
 from node.crypto.pool_wrap import WrapContext, blocks_needed, wrap
-from node.crypto.secret_bytes import SecretBytes
+from tests.vectors.inputs import FIXED, FOLDER, FixedKem, in_hex, material
+from tests.vectors.kem_vectors import COMBINED_SUITE, LIBOQS_SUITES, combined_vector, liboqs_vector, ml_kem_vector
+from tests.vectors.refused import refused_vectors
 
-FOLDER = Path(__file__).parent
-KEM_SECRET = hashlib.sha256(b"vector KEM secret").digest()
-KEM_CIPHERTEXT = hashlib.sha256(b"vector KEM ciphertext").digest()
 BODY_SIZES = (8, 32, 40, 64)
-
-
-class FixedKem:
-    """A KEM for vectors: its secret and ciphertext never change, and its keys mean nothing."""
-
-    name = "fixed"
-
-    def generate(self) -> KemKeyPair:
-        """Return the key pair that means nothing."""
-        return KemKeyPair(b"public", SecretBytes(b"private"))
-
-    def encapsulate(self, public: bytes) -> tuple[bytes, bytes]:
-        """Return the fixed ciphertext and secret."""
-        return KEM_CIPHERTEXT, KEM_SECRET
-
-    def decapsulate(self, private: SecretBytes, ciphertext: bytes) -> bytes:
-        """Return the fixed secret."""
-        return KEM_SECRET
 
 
 def all_vectors() -> dict[str, Any]:
     """Return what each file holds, by file name."""
+    ml_kem = [ml_kem_vector(mechanism) for mechanism in (ML_KEM_768, ML_KEM_1024)]
+    liboqs = [liboqs_vector(suite) for suite in LIBOQS_SUITES]
+    (combined,) = (vector for vector in liboqs if vector["suite"] == COMBINED_SUITE)
+    real = FixedKem(bytes.fromhex(combined["ciphertext"]), bytes.fromhex(combined["secret"]))
+    opening = {
+        "hop.json": [
+            hop_vector(Protection.QKD_PQC),
+            hop_vector(Protection.PQC),
+            hop_vector(Protection.QKD_PQC, COMBINED_SUITE, real),
+        ],
+        "end_to_end_seal.json": [seal_vector(), seal_vector(COMBINED_SUITE, real)],
+        "pool_wrap.json": [wrap_vector()],
+    }
     return {
         "associated_data.json": associated_data_vectors(),
-        "hop.json": [hop_vector(Protection.QKD_PQC), hop_vector(Protection.PQC)],
-        "end_to_end_seal.json": [seal_vector()],
-        "pool_wrap.json": [wrap_vector()],
-        "ml_kem.json": [ml_kem_vector(mechanism) for mechanism in (ML_KEM_768, ML_KEM_1024)],
+        **opening,
+        "refused.json": refused_vectors(opening),
+        "ml_kem.json": ml_kem,
+        "combined_kem.json": [combined_vector(ml_kem)],
+        "liboqs_kem.json": liboqs,
     }
 
 
 def serialised(vectors: Any) -> str:
     """Return the text of a vector file."""
     return json.dumps(vectors, indent=1, sort_keys=True) + "\n"
-
-
-def material(name: str, size_bytes: int) -> bytes:
-    """Return fixed bytes that look random: SHAKE-128 of a name."""
-    return hashlib.shake_128(name.encode()).digest(size_bytes)
 
 
 def associated_data_vectors() -> list[dict[str, Any]]:
@@ -77,14 +64,14 @@ def associated_data_vectors() -> list[dict[str, Any]]:
     ]
 
 
-def hop_vector(protection: Protection) -> dict[str, Any]:
+def hop_vector(protection: Protection, suite: str = "mlkem768-v1", engine: Kem = FIXED) -> dict[str, Any]:
     """One transfer of four bodies, with link keys where the grade has them."""
     qkd = protection is Protection.QKD_PQC
     bodies = [material(f"body {index}", size) for index, size in enumerate(BODY_SIZES)]
     numbers = [-(-size // 32) for size in BODY_SIZES] if qkd else []
     link_keys = [[material(f"link key {i} {j}", 32) for j in range(number)] for i, number in enumerate(numbers)]
     context = {
-        "suite": "mlkem768-v1",
+        "suite": suite,
         "transfer_id": "b9ab1d2c-6b5a-4b3e-9df5-6c0d7f6f5f01",
         "sender": "kmstn1",
         "receiver": "kmstn2",
@@ -98,10 +85,10 @@ def hop_vector(protection: Protection) -> dict[str, Any]:
         "purpose": "pool",
         "callback": "https://kmstn1:8020/kmapi/v1/ext_keys/ack",
     }
-    made = protect(bodies, HopContext(protection=protection, **context), FixedKem(), b"", link_keys)  # type: ignore[arg-type]
+    made = protect(bodies, HopContext(protection=protection, **context), engine, b"", link_keys)  # type: ignore[arg-type]
     return {
         "context": {**context, "protection": protection.value},
-        "kem_secret": KEM_SECRET.hex(),
+        "kem_secret": engine.encapsulate(b"")[1].hex(),
         "kem_ciphertext": made.kem_ciphertext.hex(),
         "bodies": in_hex(bodies),
         "link_keys": [in_hex(keys) for keys in link_keys],
@@ -110,11 +97,11 @@ def hop_vector(protection: Protection) -> dict[str, Any]:
     }
 
 
-def seal_vector() -> dict[str, Any]:
+def seal_vector(suite: str = "mlkem768-v1", engine: Kem = FIXED) -> dict[str, Any]:
     """One batch of four bodies from kmstn1 to kmstn7."""
     bodies = [material(f"body {index}", size) for index, size in enumerate(BODY_SIZES)]
     context = SealContext(
-        suite="mlkem768-v1",
+        suite=suite,
         origin="kmstn1",
         destination="kmstn7",
         kem_key_id="00112233445566778899aabbccddeeff",
@@ -123,10 +110,10 @@ def seal_vector() -> dict[str, Any]:
         key_ids=tuple(f"key-{index}" for index in range(len(BODY_SIZES))),
         purpose="session",
     )
-    made = seal_for(bodies, context, FixedKem(), b"")
+    made = seal_for(bodies, context, engine, b"")
     return {
         "context": vars(context),
-        "kem_secret": KEM_SECRET.hex(),
+        "kem_secret": engine.encapsulate(b"")[1].hex(),
         "kem_ciphertext": made.kem_ciphertext.hex(),
         "bodies": in_hex(bodies),
         "ciphertexts": in_hex(made.ciphertexts),
@@ -156,43 +143,6 @@ def wrap_vector() -> dict[str, Any]:
         "values": in_hex(made.values),
         "tag": made.tag.hex(),
     }
-
-
-def ml_kem_vector(mechanism: str) -> dict[str, Any]:
-    """A key from a fixed seed d || z, a valid ciphertext for it, and one that it must reject implicitly."""
-    engine = kem("cryptography", mechanism)
-    seed = material(f"{mechanism} seed", ML_KEM_SEED_SIZE_BYTES)
-    public = public_key_of(mechanism, seed)
-    valid = kept_ciphertext(mechanism) or engine.encapsulate(public)[0]
-    invalid = material(f"{mechanism} invalid ciphertext", len(valid))
-    return {
-        "mechanism": mechanism,
-        "seed": seed.hex(),
-        "public": public.hex(),
-        "ciphertext": valid.hex(),
-        "secret": engine.decapsulate(SecretBytes(seed), valid).hex(),
-        "invalid_ciphertext": invalid.hex(),
-        "implicit_rejection": engine.decapsulate(SecretBytes(seed), invalid).hex(),
-    }
-
-
-def public_key_of(mechanism: str, seed: bytes) -> bytes:
-    """Expand a seed by `cryptography` itself, which our KEM interface has no need of."""
-    if mechanism == ML_KEM_768:
-        return mlkem.MLKEM768PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
-    return mlkem.MLKEM1024PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
-
-
-def kept_ciphertext(mechanism: str) -> bytes | None:
-    """Return the valid ciphertext that the file already holds."""
-    path = FOLDER / "ml_kem.json"
-    vectors = json.loads(path.read_text()) if path.exists() else []
-    return next((bytes.fromhex(vector["ciphertext"]) for vector in vectors if vector["mechanism"] == mechanism), None)
-
-
-def in_hex(texts: Any) -> list[str]:
-    """Write byte strings as text."""
-    return [text.hex() for text in texts]
 
 
 def stale(folder: Path = FOLDER) -> list[str]:

@@ -88,3 +88,14 @@ def test_unknown_key_does_not_open() -> None:
     ring = keyring()
     renewed(ring, 0.0)
     assert ring.private_key("seal", SUITE, "0" * 32) is None
+
+
+def test_key_of_a_suite_taken_out_of_the_settings_is_neither_published_nor_used() -> None:
+    stored = renewed(keyring(SUITE, OTHER), 0.0)
+    restarted = keyring(OTHER)
+    restarted.install(stored)
+    assert {key.suite for key in restarted.published()} == {OTHER}
+    for key in stored:
+        assert (restarted.private_key(key.purpose, key.suite, key.key_id) is not None) == (key.suite == OTHER)
+    assert restarted.accepts(OTHER)
+    assert not restarted.accepts(SUITE)

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from node.crypto.aead import OneMessageKey, decrypt
 from node.crypto.errors import HopRefusedError, KemError
 from node.crypto.hybrid_transport import (
     HopContext,
     ProtectedBodies,
     Protection,
+    _key,
     link_keys_needed,
     open_protected,
     protect,
@@ -127,6 +129,55 @@ def test_link_tapped_but_kem_intact(over_qkd: ProtectedBodies) -> None:
         open_protected(over_qkd, QKD, KEM, KEM.generate().private, LINK_KEYS)
     pad = b"".join(LINK_KEYS[0])
     assert bytes(a ^ b for a, b in zip(over_qkd.values[0], pad, strict=True)) != BODIES[0]
+
+
+def keys_derived_with(
+    secrets: tuple[bytes, ...], protected: ProtectedBodies, context: HopContext, index: int
+) -> OneMessageKey:
+    """Derive as the receiver does, from whatever secrets the attacker holds: nothing else of it is secret."""
+    return _key(context, context.encode(), protected.kem_ciphertext, secrets, index)
+
+
+def opens(protected: ProtectedBodies, context: HopContext, key: OneMessageKey, index: int) -> bool:
+    return decrypt(key, protected.values[index], protected.tags[index], context.encode()) is not None
+
+
+def test_attacker_who_broke_the_kem_and_knows_every_body_and_link_key_but_one(
+    pair: KemKeyPair, over_qkd: ProtectedBodies
+) -> None:
+    secret = KEM.decapsulate(pair.private, over_qkd.kem_ciphertext)
+    first, second, other = *LINK_KEYS[0], LINK_KEYS[1][0]
+    assert opens(over_qkd, QKD, keys_derived_with((secret, first, second), over_qkd, QKD, 0), 0)
+    unknown = [(), (second,), (first,), (first, first), (first, other), (first, bytes(32)), (second, first)]
+    as_pqc = replace(QKD, protection=Protection.PQC, link_key_ids=())
+    for held in unknown:
+        for context in (QKD, as_pqc):
+            assert not opens(over_qkd, context, keys_derived_with((secret, *held), over_qkd, context, 0), 0)
+    # Knowing the body gives away its pad only where the ciphertext under AES-GCM is known to be the padded body.
+    guess = bytes(a ^ b for a, b in zip(over_qkd.values[0], BODIES[0], strict=True))
+    assert guess != first + second
+    assert not opens(over_qkd, QKD, keys_derived_with((secret, guess[:32], guess[32:]), over_qkd, QKD, 0), 0)
+
+
+def test_attacker_who_holds_every_link_key_and_knows_every_body_but_not_the_kem_secret(
+    pair: KemKeyPair, over_qkd: ProtectedBodies
+) -> None:
+    link_keys = LINK_KEYS[0]
+    guesses = [(), (bytes(32),), (over_qkd.kem_ciphertext[:32],), (link_keys[0],)]
+    for guess in guesses:
+        key = keys_derived_with((*guess, *link_keys), over_qkd, QKD, 0)
+        assert not opens(over_qkd, QKD, key, 0)
+    # Nor does the secret of another encapsulation to the same key help, whoever made it.
+    _ciphertext, another = KEM.encapsulate(pair.public)
+    assert not opens(over_qkd, QKD, keys_derived_with((another, *link_keys), over_qkd, QKD, 0), 0)
+    stripped = bytes(a ^ b for a, b in zip(over_qkd.values[0], b"".join(link_keys), strict=True))
+    assert stripped != BODIES[0]
+
+
+def test_secrets_of_another_body_of_the_same_transfer_do_not_open(pair: KemKeyPair, over_wan: ProtectedBodies) -> None:
+    secret = KEM.decapsulate(pair.private, over_wan.kem_ciphertext)
+    assert opens(over_wan, PQC, keys_derived_with((secret,), over_wan, PQC, 1), 1)
+    assert not opens(over_wan, PQC, keys_derived_with((secret,), over_wan, PQC, 0), 1)
 
 
 def test_grade_downgraded_to_pqc_by_one_who_broke_the_kem(pair: KemKeyPair, over_qkd: ProtectedBodies) -> None:

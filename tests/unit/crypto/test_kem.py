@@ -8,11 +8,12 @@ import pytest
 
 from node.crypto import kem_liboqs
 from node.crypto.errors import KemError, KemUnavailableError, UnknownSuiteError
-from node.crypto.kem import ML_KEM_768, ML_KEM_1024, kem, public_key_id
+from node.crypto.kem import ML_KEM_768, ML_KEM_1024, Provider, kem, public_key_id
 from node.crypto.secret_bytes import SecretBytes
-from node.crypto.suites import suite_kem, suite_named
+from node.crypto.suites import SUITES, provider_of, suite_kem, suite_named
 
 MECHANISMS = [ML_KEM_768, ML_KEM_1024]
+PROVIDERS: tuple[Provider, ...] = ("cryptography", "liboqs")
 # FIPS 203, table 3: public key and ciphertext.
 SIZES = {ML_KEM_768: (1184, 1088), ML_KEM_1024: (1568, 1568)}
 
@@ -84,8 +85,25 @@ def test_unknown_names_are_refused_by_name() -> None:
         suite_named("mlkem768-v2")
     with pytest.raises(KemUnavailableError, match="FrodoKEM-640-AES"):
         suite_kem("cryptography", "frodokem640aes-v1")
+    with pytest.raises(KemUnavailableError, match=r"mlkem768\+frodokem976aes-v1 needs FrodoKEM-976-AES"):
+        suite_kem("cryptography", "mlkem768+frodokem976aes-v1")
     with pytest.raises(KemUnavailableError, match="no KEM provider is called 'other'"):
         kem("other", ML_KEM_768)  # type: ignore[arg-type]
+
+
+def test_suite_names_say_what_they_mean_and_carry_a_version() -> None:
+    for name, suite in SUITES.items():
+        parts = name.removesuffix("-v1").split("+")
+        assert name.endswith("-v1")
+        assert len(parts) == len(set(suite.mechanisms)) == len(suite.mechanisms)
+        assert suite.mechanisms == tuple(mechanism for part in parts for mechanism in SUITES[f"{part}-v1"].mechanisms)
+    assert len({suite.mechanism for suite in SUITES.values()}) == len(SUITES)
+
+
+def test_only_ml_kem_has_a_choice_of_provider() -> None:
+    for provider in PROVIDERS:
+        assert [provider_of(provider, mechanism) for mechanism in MECHANISMS] == [provider] * 2
+        assert provider_of(provider, "FrodoKEM-976-AES") == provider_of(provider, "ML-KEM-512") == "liboqs"
 
 
 @pytest.mark.parametrize("prefix", [None, "", "/nowhere"])
