@@ -6,19 +6,27 @@ import secrets
 from pathlib import Path
 
 from node.crypto.secret_bytes import SecretBytes
+from node.sealing.errors import SealedKeyDamagedError
+from node.storage.store_file import sync_folder
 
 log = logging.getLogger("kmstn.sealing")
 
 FILE_NAME = "data-key.UNSAFE"
+_SIZE_BYTES = 32
 
 
-def plaintext_data_key(state_dir: Path) -> SecretBytes:
-    """Return the data key in the file, making it at the first start."""
-    log.warning("sealing is off: the data key is in plaintext in %s", state_dir / FILE_NAME)
-    path = state_dir / FILE_NAME
-    if not path.exists():
-        write_durably(path, secrets.token_bytes(32))
-    return SecretBytes(path.read_bytes())
+def new_plaintext_key() -> SecretBytes:
+    """Draw a data key."""
+    return SecretBytes(secrets.token_bytes(_SIZE_BYTES))
+
+
+def plaintext_data_key(path: Path) -> SecretBytes:
+    """Return the data key in the file; raises SealedKeyDamagedError."""
+    log.warning("sealing is off: the data key is in plaintext in %s", path)
+    data_key = SecretBytes(path.read_bytes())
+    if len(data_key) != _SIZE_BYTES:
+        raise SealedKeyDamagedError(f"{path.name} is damaged: it holds {len(data_key)} bytes and not {_SIZE_BYTES}")
+    return data_key
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -30,6 +38,4 @@ def write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(path.parent)

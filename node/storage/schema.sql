@@ -1,4 +1,10 @@
 -- The books of one node. Every BLOB named `sealed` is AES-256-GCM under the data key that the TPM releases.
+-- The store's own row: its epoch, sealed, so that another data key and an older copy are noticed when it is opened.
+CREATE TABLE IF NOT EXISTS store (
+    one INTEGER PRIMARY KEY CHECK (one = 1), sealed BLOB NOT NULL
+) STRICT;
+-- Empty. A store that refused to write is tried with something large here.
+CREATE TABLE IF NOT EXISTS trial (filler BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS kem_key (
     key_id TEXT PRIMARY KEY, purpose TEXT NOT NULL, suite TEXT NOT NULL,
     public BLOB NOT NULL, sealed BLOB NOT NULL, expires_at REAL NOT NULL

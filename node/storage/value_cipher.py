@@ -5,7 +5,7 @@ import secrets
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from node.errors import StoreError
+from node.errors import StoreDamagedError
 
 _NONCE_SIZE_BYTES = 12
 
@@ -22,8 +22,9 @@ class ValueCipher:
         return nonce + self._aead.encrypt(nonce, value, place.encode())
 
     def open(self, place: str, sealed: bytes) -> bytes:
-        """Return the value; raises StoreError if the row was altered or written under another data key."""
+        """Return the value; raises StoreDamagedError if the row was altered or written under another data key."""
         try:
             return self._aead.decrypt(sealed[:_NONCE_SIZE_BYTES], sealed[_NONCE_SIZE_BYTES:], place.encode())
         except (InvalidTag, ValueError):
-            raise StoreError(f"{place}: the stored value was altered, or sealed under another data key") from None
+            message = f"{place}: the stored value was altered, or sealed under another data key"
+            raise StoreDamagedError(message) from None

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from node.core.keys import Direction, KeyBlock, Parcel
 from node.core.ports import Ledger
-from node.storage.database import DATABASE_NAME, Database
+from node.storage.database import DATABASE_NAME, Database, RollbackGuard
+from node.storage.store_file import create_store
 from node.storage.value_cipher import ValueCipher
 from node.wire.federation import EndToEnd, Purpose
 
@@ -18,10 +19,20 @@ DATA_KEY = bytes(range(32))
 LINK = "n1-n2"
 
 
+def made(folder: Path, data_key: bytes = DATA_KEY, guard: RollbackGuard | None = None, epoch: int = 0) -> Database:
+    """Return the store in the folder, not opened yet; an empty one if there is none."""
+    path = folder / DATABASE_NAME
+    if not path.exists():
+        create_store(path, ValueCipher(data_key), epoch)
+    return Database(path, ValueCipher(data_key), guard)
+
+
 @asynccontextmanager
-async def opened(folder: Path, data_key: bytes = DATA_KEY) -> AsyncIterator[Database]:
+async def opened(
+    folder: Path, data_key: bytes = DATA_KEY, guard: RollbackGuard | None = None
+) -> AsyncIterator[Database]:
     """Open the store in the folder, and close it."""
-    store = Database(folder / DATABASE_NAME, ValueCipher(data_key))
+    store = made(folder, data_key, guard)
     store.open()
     try:
         yield store

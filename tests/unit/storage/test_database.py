@@ -9,7 +9,7 @@ import pytest
 
 from node.core.keys import Direction, Grade, KeyBlock, PoolBlock
 from node.core.ports import Ledger
-from node.errors import StoreError
+from node.errors import StoreError, StoreForeignError
 from node.storage.database import DATABASE_NAME, Database
 from node.storage.value_cipher import ValueCipher
 from tests.unit.storage.small_stores import DATA_KEY, LINK, at_once, link_key, opened, parcel, stocked
@@ -108,7 +108,7 @@ async def test_work_queued_when_the_store_closes_is_still_done(tmp_path: Path) -
 
 def test_other_data_key_opens_nothing_and_loses_nothing(tmp_path: Path) -> None:
     at_once(tmp_path, lambda ledger: stocked(ledger, ["k1"]))
-    with pytest.raises(StoreError, match=r"link_key:k1: .* another data key"):
+    with pytest.raises(StoreForeignError, match="written under another data key"):
         at_once(tmp_path, lambda ledger: ledger.take_link_keys(LINK, 1, 0), bytes(32))
     assert at_once(tmp_path, lambda ledger: ledger.take_link_keys(LINK, 1, 0)) == (link_key("k1"),)
 
@@ -144,7 +144,7 @@ def test_page_overwritten_anywhere_is_noticed_before_a_wrong_key_comes_out(tmp_p
 def test_folder_in_the_way_or_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / DATABASE_NAME).mkdir()
     for path in (tmp_path / DATABASE_NAME, tmp_path / "missing" / DATABASE_NAME):
-        with pytest.raises(StoreError, match=r"cannot open .*unable to open"):
+        with pytest.raises(StoreError, match=r"cannot open .*(unable to open|missing)"):
             Database(path, ValueCipher(DATA_KEY)).open()
 
 
