@@ -5,17 +5,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from topology.certificate_check import problems_of
 from topology.engine import Engine, EngineFacts
 from topology.errors import EngineError, EngineUnreachable
 from topology.images import base_tag
+from topology.state import STATE_ROOT, StateFolder, names_kept
 
 PYTHON_WANTED = (3, 11)
 API_WANTED = (1, 40)
 DISK_WANTED_GIB = 6
 MEMORY_WANTED_MIB = 2048
+# Certificates with something wrong, before the rest is only counted.
+SHOWN = 5
 
 Verdict = Literal["ok", "warning", "missing"]
 
@@ -32,7 +37,7 @@ class Finding:
 
 def examine(engine: Engine) -> list[Finding]:
     """Look at everything; never raises."""
-    findings = [_python(), _disk(Path.cwd(), "disk of this folder")]
+    findings = [_python(), _disk(Path.cwd(), "disk of this folder"), *certificates(STATE_ROOT)]
     try:
         facts = engine.facts()
     except EngineUnreachable as error:
@@ -48,6 +53,20 @@ def examine(engine: Engine) -> list[Finding]:
         lambda: _networks(engine),
     ]
     return findings + [check() for check in checks]
+
+
+def certificates(root: Path) -> list[Finding]:
+    """Look at every certificate of every testbed that this machine keeps; never raises."""
+    findings = []
+    for name in names_kept(root):
+        number, problems = problems_of(StateFolder(name, root).pki, datetime.now(UTC))
+        what, remedy = f"certificates of {name}", "`invoke up` issues anew what is not good"
+        if problems:
+            more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+            findings.append(Finding(what, "warning", "; ".join(problems[:SHOWN]) + more, remedy))
+        else:
+            findings.append(Finding(what, "ok", f"all {number} good"))
+    return findings
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ IN_NODE_IMAGE = ("tests/unit/crypto", "tests/unit/sealing", "tests/integration/m
 HOST_SUITES = (
     Suite("unit", ("tests/unit", "-m", "not node_image")),
     Suite("integration in process", ("tests/integration", "-m", "not node_image")),
+    Suite("hostile input in process", ("tests/hostile",)),
 )
 CONTAINER_SUITES = (
     Suite("TPM, liboqs and post-quantum TLS in the node image", (*IN_NODE_IMAGE, "-m", "node_image"), True),

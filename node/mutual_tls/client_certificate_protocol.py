@@ -3,6 +3,7 @@
 uvicorn does not hand the certificate on; the protocol class here does, once per connection. It leans on uvicorn's
 inner shape (`connection_made`, `on_message_begin`, `scope`), hence uvicorn's version is pinned and a test fails
 loudly when the certificate stops arriving. Several servers share one loop: signals stay with the process.
+What a client may cost in time, bytes and connections is bounded in `bounded_protocol` and `acceptor`.
 """
 
 import asyncio
@@ -10,28 +11,32 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from node.mutual_tls.acceptor import Acceptor, fitting_limits
+from node.mutual_tls.bounded_protocol import BoundedProtocol
+from node.settings import LimitSettings
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-KEEP_ALIVE_S = 75
 GRACEFUL_SHUTDOWN_S = 1
 BACKLOG_CONNECTIONS = 2048
 
 
-class ClientCertificateProtocol(HttpToolsProtocol):
+class ClientCertificateProtocol(BoundedProtocol):
     """HTTP/1.1 whose request scopes carry `extensions.tls.client_certificate_der`."""
 
     _extensions: dict[str, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Keep the certificate that the handshake has just verified."""
-        super().connection_made(transport)
         connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         der = None if connection is None else connection.getpeercert(binary_form=True)
+        self.client_key = der
+        super().connection_made(transport)
         self._extensions = {"tls": {"client_certificate_der": der}}
 
     def on_message_begin(self) -> None:
@@ -66,8 +71,11 @@ class RunningServer:
         await asyncio.shield(self._serving)
 
 
-async def serve(app: Application, context: ssl.SSLContext, host: str, port: int) -> RunningServer:
+async def serve(
+    app: Application, context: ssl.SSLContext, host: str, port: int, limits: LimitSettings | None = None
+) -> RunningServer:
     """Accept connections on host:port (0: any free port) when this returns; raises OSError if it is taken."""
+    limits = fitting_limits(limits or LimitSettings())
     config = uvicorn.Config(
         app,
         http=ClientCertificateProtocol,
@@ -78,16 +86,19 @@ async def serve(app: Application, context: ssl.SSLContext, host: str, port: int)
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG_CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
-        ssl_context_factory=lambda _config, _default: context,
     )
     config.load()
     listener = _listen(host, port)
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    # `Server.serve` would do these three steps too, but takes over the signal handlers of the process.
-    await server.startup(sockets=[listener])
+    # `Server.serve` would take over the signal handlers of the process, `Server.startup` would accept without bounds.
+    make_protocol = partial(ClientCertificateProtocol, config, server.server_state, {}, limits)
+    acceptor = Acceptor(listener, context, make_protocol, limits)
+    server.servers = [acceptor]  # type: ignore[list-item]
+    server.started = True
+    acceptor.start()
     return RunningServer(listener.getsockname()[1], server, asyncio.create_task(_serve_until_told(server, listener)))
 
 

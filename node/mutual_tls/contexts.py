@@ -21,14 +21,25 @@ AUTHORITIES_FOLDER = "domains"
 
 # OpenSSL's X509_V_ERR_* numbers that deserve a plain name in log and counters.
 _VERIFY_REASONS = {
+    7: "not signed by its CA",
     9: "not yet valid",
     10: "expired",
     18: "unknown CA",
     19: "unknown CA",
     20: "unknown CA",
     21: "unknown CA",
+    22: "certificate chain too long",
     23: "revoked",
+    24: "issued by a certificate that is no CA's",
+    25: "path length of a CA exceeded",
     26: "certificate not meant for this purpose",
+    34: "unknown critical extension",
+    47: "name constraints of the CA violated",
+    48: "name constraints of the CA violated",
+    66: "key too weak",
+    67: "key of a CA too weak",
+    68: "signed with a weak hash",
+    79: "issued by a certificate that is no CA's",
 }
 
 

@@ -56,10 +56,17 @@ def test_leaf_that_a_leaf_issued_is_refused() -> None:
         ["urn:kmstn:euskadi:sae:a:b"],
         ["urn:kmstn:euskadi:sae:%61"],
         ["urn:kmstn::sae:a"],
+        ["urn:kmstn:euskadi:sae:one", "spiffe://euskadi/one"],
+        ["urn:kmstn:euskadi:sae:one%0Atwo"],
+        ["urn:kmstn:euskadi:sae:" + 256 * "x"],
     ],
 )
 def test_certificate_without_one_well_formed_uri_is_refused(uris: list[str]) -> None:
     refusal(issue(EUSKADI, "node", "x", uris=uris))
+
+
+def test_certificate_for_servers_only_identifies_nobody() -> None:
+    assert "not meant for clients" in refusal(issue(EUSKADI, "device", "d"))
 
 
 def test_bytes_that_are_no_certificate_are_refused() -> None:
