@@ -1,11 +1,15 @@
 """The data formats of ETSI GS QKD 014: strict on requests, tolerant on devices' answers, silent about keys."""
 
 import base64
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from node.wire import etsi014
 from node.wire.etsi014 import (
     DeliveredKey,
     Error,
@@ -57,6 +61,13 @@ def test_full_request_is_read() -> None:
         (b'{"additional_slave_SAE_IDs": "x"}', "additional_slave_SAE_IDs"),
         (b'{"additional_slave_SAE_IDs": ["x", 1]}', "additional_slave_SAE_IDs.1"),
         (b'{"extension_mandatory": {"a_b": 1}}', "extension_mandatory"),
+        (b'{"size": null}', "size"),
+        (b'{"number": 1, "number": 1}', "number"),
+        (b'{"a_b": {"x": [{"y": 1, "z": 2, "y": 1}]}}', "y"),
+        (b'{"a_b": NaN}', "body"),
+        (b'{"extension_optional": [{"a_b": -Infinity}]}', "body"),
+        (b'{"a_b": ' + b"[" * 300 + b"]" * 300 + b"}", "body"),
+        (b'{"a_b": "\\ud800"}', "body"),
         (b"[]", "body"),
         (b'{"number": ', "body"),
         (b"\xff", "body"),
@@ -67,6 +78,62 @@ def test_malformed_key_request_names_the_member(body: bytes, where: str) -> None
         parse_key_request(body)
     assert refused.value.error.details is not None
     assert list(refused.value.error.details[0]) == [where]
+
+
+def test_messages_are_those_of_the_standard_letter_for_letter() -> None:
+    """As printed in 5.2, 5.3 and 6.2 of V1.1.1."""
+    assert etsi014.SIZE_NOT_MULTIPLE_OF_8 == "size shall be a multiple of 8"
+    assert etsi014.MANDATORY_NOT_SUPPORTED == "not all extension_mandatory parameters are supported"
+    assert etsi014.MANDATORY_NOT_MET == "not all extension_mandatory request options could be met"
+    assert etsi014.OPTIONAL_NOT_HANDLED == "not all extension_optional request options handled"
+    assert etsi014.KEYS_NOT_FOUND == "one or more keys specified are not found on KME"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"additional_slave_SAE_IDs": [' + b"1," * 100_000 + b"1]}",
+        b'{"extension_mandatory": [' + b"1," * 100_000 + b"1]}",
+        b"{" + b",".join(b'"%d": 1, "%d": 1' % (n, n) for n in range(10_000)) + b"}",
+        b'{"' + b"x" * 100_000 + b'": 1, "' + b"x" * 100_000 + b'": 2}',
+    ],
+)
+def test_refusal_of_a_great_body_is_short(body: bytes) -> None:
+    with pytest.raises(RequestFormatError) as refused:
+        parse_key_request(body)
+    assert len(to_json_bytes(refused.value.error)) < 2048
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["number", "size", "key_IDs", "key_ID", "extension_mandatory"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'{"number": 1' + b"0" * 4299 + b"}")
+@example(b'{"x": 1' + b"0" * 4299 + b"}")
+@example(b'{"x": 1e' + b"9" * 400 + b"}")
+def test_whatever_the_body_is_it_is_read_or_refused(body: bytes) -> None:
+    for parse in (parse_key_request, parse_key_ids):
+        with contextlib.suppress(RequestFormatError):
+            parse(body)
+
+
+def test_more_entries_than_any_kme_allows_are_not_read() -> None:
+    body = json.dumps({"key_IDs": [{"key_ID": KEY_ID}] * 1025}).encode()
+    with pytest.raises(RequestFormatError):
+        parse_key_ids(body)
+
+
+def test_empty_request_for_key_ids_names_what_is_missing() -> None:
+    with pytest.raises(RequestFormatError) as refused:
+        parse_key_ids(b"")
+    assert refused.value.error.details == [{"key_IDs": "Field required"}]
 
 
 @pytest.mark.parametrize(
