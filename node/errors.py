@@ -13,7 +13,11 @@ KmstnError
 │   ├── PeerRefusedError           answered 400 or 401: it kept nothing
 │   └── PeerUncertainError         anything else: it may have kept the keys
 ├── DeviceError                    the QKD device beside this node
-└── StoreError                     this node's own disk
+├── StoreError                     this node's own disk
+│   ├── StoreMissingError          there is a data key, but not the store it belongs to
+│   ├── StoreForeignError          the store was written under another data key
+│   └── StoreDamagedError          what is in it is not what was put in
+└── SealingError                   no data key, or a store that may not be served: `sealing/errors.py`
 """
 
 from collections.abc import Mapping
@@ -97,3 +101,20 @@ class DeviceError(KmstnError):
 
 class StoreError(KmstnError):
     """The node's database cannot be opened, read or written."""
+
+
+class StoreMissingError(StoreError):
+    """No store, or an empty one, where there must be one: a new one would lose the keys in silence."""
+
+
+class StoreForeignError(StoreError):
+    """The store does not open under this data key."""
+
+
+class StoreDamagedError(StoreError):
+    """The store holds something else than was put in."""
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """Make what others say fit for a line of the log and for JSON: no control characters, no lone surrogates."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text[:limit])

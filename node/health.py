@@ -35,6 +35,12 @@ class Health:
         self.qkd_links = tuple((stock.link, peer) for peer, stock in stocks.items())
         self.counters: Counter[str] = Counter()
         self.store_failure: str | None = None
+        self.store_says: Callable[[], str | None] = lambda: None
+        self.tpm_failure: str | None = None
+
+    def refusal(self) -> str | None:
+        """Return why no key is served now: what the store says of itself, or housekeeping of it. None if any is."""
+        return self.store_says() or self.store_failure
 
     def reasons(self) -> list[str]:
         """Return why the node is not healthy; empty if it is."""
@@ -42,11 +48,13 @@ class Health:
         reasons += [
             f"neighbour {watch.name} does not answer" for watch in self._watches.values() if not watch.reachable
         ]
-        return reasons + ([self.store_failure] if self.store_failure else [])
+        return reasons + [reason for reason in (self.refusal(), self.tpm_failure) if reason]
 
-    def describe(self) -> dict[str, Any]:
-        """Return the status but for the stocks, which the store counts."""
+    def describe(self, uncounted: str | None = None) -> dict[str, Any]:
+        """Return the status but for the stocks, which the store counts, or says why it cannot."""
         reasons = self.reasons()
+        if uncounted is not None and uncounted not in reasons:
+            reasons.append(uncounted)
         return {
             "node": self._settings.node,
             "domain": self._settings.domain,

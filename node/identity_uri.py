@@ -9,6 +9,7 @@ from enum import StrEnum
 from urllib.parse import quote, unquote
 
 URI_PREFIX = "urn:kmstn:"
+MAX_NAME_CHARACTERS = 255
 
 _DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
@@ -23,11 +24,14 @@ class Role(StrEnum):
 
 
 def certificate_uri(domain: str, role: Role, name: str) -> str:
-    """Spell the URI for a holder; raises ValueError for a domain that cannot stand in it or an empty name."""
+    """Spell the URI for a holder; raises ValueError for a domain or name that cannot stand in it."""
     if not _DOMAIN.fullmatch(domain):
         raise ValueError(f"domain {domain!r} has characters that a certificate URI cannot carry")
     if not name:
         raise ValueError("a certificate must name its holder")
+    # Names are written to logs and shown to people.
+    if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise ValueError(f"the name {name[:64]!r} is too long or has control characters")
     return f"{URI_PREFIX}{domain}:{role.value}:{quote(name, safe='')}"
 
 

@@ -5,9 +5,9 @@ Every limit of the node is a field here, with its unit in the name and its defau
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SETTINGS_PATH = Path("/etc/kmstn/settings.json")
 
@@ -73,14 +73,35 @@ class PoolSettings(Frozen):
 
 
 class KeySettings(Frozen):
-    """The figures of the ETSI 014 status, and the bounds of a request. Sizes in bits."""
+    """The figures of the ETSI 014 status, and the bounds of a request. Sizes in bits, in whole bytes."""
 
-    key_size: int = 256
-    min_key_size: int = 64
-    max_key_size: int = 4096
-    max_key_per_request: int = 128
-    max_key_count: int = 100_000
-    max_sae_id_count: int = 8
+    key_size: int = Field(default=256, ge=8, multiple_of=8)
+    min_key_size: int = Field(default=64, ge=8, multiple_of=8)
+    max_key_size: int = Field(default=4096, ge=8, multiple_of=8)
+    max_key_per_request: int = Field(default=128, ge=1, le=1024, description="an ETSI 020 transfer carries 1024 keys")
+    max_key_count: int = Field(default=100_000, ge=0, description="the status never says that more are stored")
+    max_sae_id_count: int = Field(default=8, ge=0, le=63, description="an ETSI 020 transfer has 64 targets")
+    max_bits_per_request: int = Field(default=131_072, ge=8, description="bound of number times size")
+
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> Self:
+        if not self.min_key_size <= self.key_size <= self.max_key_size <= self.max_bits_per_request:
+            raise ValueError("min_key_size <= key_size <= max_key_size <= max_bits_per_request does not hold")
+        return self
+
+
+class LimitSettings(Frozen):
+    """What others may make this node hold and wait for, at each of its APIs; beyond it they are refused or cut off."""
+
+    handshake_timeout_s: float = Field(default=10.0, gt=0)
+    shutdown_timeout_s: float = Field(default=2.0, gt=0, description="for a client that does not say goodbye")
+    request_timeout_s: float = Field(default=10.0, gt=0, description="for a whole request to arrive")
+    response_timeout_s: float = Field(default=30.0, gt=0, description="how long a client may not read its answer")
+    keep_alive_s: int = Field(default=75, ge=1)
+    connections: int = Field(default=4096, ge=1)
+    handshakes: int = Field(default=1024, ge=1, description="connections that have not shown a certificate yet")
+    inbound_blocks: int = Field(default=4096, ge=1, description="pool blocks held for one origin")
+    inbound_link_keys: int = Field(default=4096, ge=1, description="link keys held of one link, as its receiver")
 
 
 class NodeSettings(Frozen):
@@ -98,8 +119,14 @@ class NodeSettings(Frozen):
     delivery: DeliverySettings = DeliverySettings()
     pool: PoolSettings = PoolSettings()
     keys: KeySettings = KeySettings()
+    limits: LimitSettings = LimitSettings()
     kem_provider: Literal["cryptography", "liboqs"] = "cryptography"
     sealing: Literal["tpm", "unsafe-plaintext"] = "tpm"
+    rollback_interval_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="after this a copy of the store is an old one; costs a write of TPM NV memory",
+    )
     suites: tuple[str, ...] = Field(default=("mlkem768-v1",), description="hop suites accepted, best first")
 
     state_dir: Path = Path("/var/lib/kmstn")

@@ -34,13 +34,22 @@ class Credential:
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
 
-def make_authority(domain: str) -> Credential:
-    """Make the CA of a domain, self-signed."""
+def make_authority(
+    domain: str,
+    *,
+    excluded_dns: Sequence[str] = (),
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
+) -> Credential:
+    """Make the CA of a domain, self-signed; it may not speak for the excluded names and those below them."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{domain} CA")])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    builder = _builder(name, name, key, None, None)
+    builder = _builder(name, name, key, not_before, not_after)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    if excluded_dns:
+        constraints = x509.NameConstraints(None, [x509.DNSName(host) for host in excluded_dns])
+        builder = builder.add_extension(constraints, critical=True)
     builder = builder.add_extension(usage, critical=True)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     return Credential(domain, builder.sign(key, hashes.SHA256()), key)
@@ -76,6 +85,17 @@ def issue(
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     builder = builder.add_extension(identifier, critical=False)
     return Credential(authority.domain, builder.sign(authority.key, hashes.SHA256()), key)
+
+
+def revocation_list(authority: Credential, revoked: Iterable[Credential]) -> bytes:
+    """Make the list of certificates that a CA takes back, PEM."""
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
+    builder = builder.last_update(now).next_update(now + timedelta(days=1))
+    for leaf in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(leaf.certificate.serial_number).revocation_date(now)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def write_identity(directory: Path, leaf: Credential, authorities: Iterable[Credential]) -> Path:

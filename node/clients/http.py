@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from node.errors import printable
+
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 KEEP_ALIVE_S = 60
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -47,6 +49,9 @@ class HttpService:
             raise ServiceFailure(f"no answer within {self._timeout.total:g} s") from None
         except aiohttp.ClientError as error:
             raise ServiceFailure(_in_words(error)) from error
+        except (OSError, ValueError) as error:
+            # What aiohttp lets through of broken connections, and of answers that are no HTTP.
+            raise ServiceFailure(printable(f"{type(error).__name__}: {error}", 200)) from error
 
     async def close(self) -> None:
         """Close all connections."""
@@ -83,4 +88,4 @@ def _in_words(error: aiohttp.ClientError) -> str:
         return f"its certificate is not accepted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect: {error.os_error.strerror or error.os_error}"
-    return f"{type(error).__name__}: {error}"[:200]
+    return printable(f"{type(error).__name__}: {error}", 200)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from node.clients.http import HttpService, ServiceFailure
-from node.errors import PeerRefusedError, PeerUncertainError
+from node.errors import PeerRefusedError, PeerUncertainError, printable
 from node.wire.etsi020 import AckContainer, ExtKeyContainer, VersionContainer, VoidContainer, dump, dump_acks
 from node.wire.federation import FEDERATION, LINK_KEYS_PATH, FederationAdvert, LinkKeyAnnouncement, LinkKeyHoldings
 
@@ -79,9 +79,10 @@ class HttpPeerNode:
             raise PeerUncertainError(f"{self.name}: {failure}") from failure
         if answer.status == expected:
             return answer.body
-        text = f"{self.name}: {path} answered {answer.status}: {answer.body[:300].decode(errors='replace')}"
+        text = f"{self.name}: {path} answered {answer.status}: {printable(answer.body[:300].decode(errors='replace'))}"
         raise (PeerRefusedError if answer.status in (400, 401) else PeerUncertainError)(text)
 
 
 def _places(error: ValidationError) -> str:
-    return ", ".join(".".join(map(str, finding["loc"])) for finding in error.errors(include_input=False)[:5])
+    places = (".".join(map(str, finding["loc"])) for finding in error.errors(include_input=False)[:5])
+    return printable(", ".join(places))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from node.clients.http import Answer, HttpService, ServiceFailure
 from node.core.keys import BLOCK_SIZE_BYTES, KeyBlock
 from node.core.link_key_stock import UnknownLinkKeysError
-from node.errors import DeviceError
+from node.errors import DeviceError, printable
 from node.wire import etsi014
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -57,7 +57,7 @@ class HttpQkdDevice:
             raise DeviceError(f"{what}: {failure}") from failure
         if answer.status == 200:
             return answer
-        text = f"{what}: answered {answer.status}: {etsi014.read_error_message(answer.body)}"
+        text = f"{what}: answered {answer.status}: {printable(etsi014.read_error_message(answer.body))}"
         raise _RefusedError(text) if answer.status in (400, 404) else DeviceError(text)
 
     def _keys(self, answer: Answer, at_most: int) -> tuple[KeyBlock, ...]:

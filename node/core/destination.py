@@ -4,13 +4,16 @@ from collections.abc import Iterable
 
 from node.core.kem_keys import KemKeyring
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock, grade_of
-from node.core.ports import Ledger
+from node.core.ports import Clock, Ledger
 from node.crypto.end_to_end_seal import SealContext, Sealed, open_sealed
 from node.crypto.errors import RefusedError
 from node.crypto.kem import Provider
 from node.crypto.pool_wrap import WrapContext, Wrapped, unwrap
 from node.crypto.suites import suite_kem
 from node.wire.federation import Purpose
+
+# No transfer lives longer (`relay`), so nothing that was voided can arrive after this.
+VOIDS_REMEMBERED_S = 86_400.0
 
 
 class ParcelRefusedError(Exception):
@@ -20,23 +23,38 @@ class ParcelRefusedError(Exception):
 class Destination:
     """The end of the way for pool blocks and session keys of this node's SAEs."""
 
-    def __init__(self, node: str, saes: frozenset[str], keyring: KemKeyring, provider: Provider) -> None:
+    # Of one origin, and of all together as many times that: origins are names that neighbours pass on.
+    inbound_limit = 4096
+    ORIGINS = 16
+
+    def __init__(self, node: str, saes: frozenset[str], keyring: KemKeyring, provider: Provider, clock: Clock) -> None:
         self._node = node
         self._saes = saes
         self._keyring = keyring
         self._provider: Provider = provider
+        self._clock = clock
 
     def keep(self, ledger: Ledger, parcel: Parcel) -> None:
         """Open and store; a parcel that is here already is left as it is. Raises ParcelRefusedError."""
+        known = ledger.record(parcel.key_ids[0])
+        if known is not None and known.state is KeyState.VOIDED:
+            raise ParcelRefusedError("the keys were voided")
         if parcel.purpose is Purpose.POOL_BLOCK:
             self._keep_blocks(ledger, parcel)
-        elif ledger.record(parcel.key_ids[0]) is None:
+        elif known is None:
             self._keep_session_keys(ledger, parcel)
 
     def void(self, ledger: Ledger, key_id: str, initiator: str) -> KeyState | None:
-        """Drop an initiator's key that nobody has fetched; returns its state now, None if it has no such key here."""
+        """Drop an initiator's key that nobody has fetched; returns its state now, None if it has no such key here.
+
+        A key that is not here may still be on its way, overtaken by the request to void it: that it was voided is
+        remembered, so that it is refused when it arrives.
+        """
         ledger.drop_inbound_block(initiator, key_id)
         record = ledger.record(key_id)
+        if record is None:
+            until = self._clock.now() + VOIDS_REMEMBERED_S
+            ledger.add_record(KeyRecord(key_id, initiator, (), 0, Grade.PQC, (), KeyState.VOIDED, until))
         if record is None or record.master_sae != initiator:
             return None
         local = [sae for sae in record.slave_saes if sae in self._saes]
@@ -47,6 +65,10 @@ class Destination:
         return record.state
 
     def _keep_blocks(self, ledger: Ledger, parcel: Parcel) -> None:
+        stored = [(peer, n) for (peer, where, _), n in ledger.block_counts().items() if where is Direction.IN]
+        room = self.inbound_limit - sum(n for peer, n in stored if peer == parcel.end_to_end.origin)
+        if len(parcel.key_ids) > min(room, self.ORIGINS * self.inbound_limit - sum(n for _, n in stored)):
+            raise ParcelRefusedError(f"no more than {self.inbound_limit} pool blocks are kept for a node")
         grade = grade_of(parcel.protections)
         blocks = [
             PoolBlock(key_id, value, grade)

@@ -13,6 +13,9 @@ from node.errors import BadRequestError, NoRouteError
 from node.settings import NeighbourSettings, NodeSettings
 from node.wire.federation import FederationAdvert, KemPublicKey, NodeAdvert, Purpose, SignedAdvert
 
+# Of one answer: looking at a wrong signature costs as much as at a right one.
+MAX_REFUSED_ADVERTS = 32
+
 
 class Federation:
     """The surroundings of one node."""
@@ -28,7 +31,7 @@ class Federation:
         self._keyring = keyring
         self._sign = sign
         self._neighbours = {neighbour.node: neighbour for neighbour in settings.neighbours}
-        self.directory = Directory(owner_of)
+        self.directory = Directory(owner_of, settings.suites)
         adjacencies = [Adjacency(n.node, n.domain, n.cost) for n in settings.neighbours]
         self.routing = RoutingTable(settings.node, settings.domain, adjacencies)
 
@@ -58,7 +61,11 @@ class Federation:
                 self.directory.learn(signed, now)
             except AdvertRefusedError as error:
                 refused.append(str(error))
-        self.routing.learn(neighbour, advert.routes)
+                if len(refused) >= MAX_REFUSED_ADVERTS:
+                    break
+        # A node that does not say who it is is of no use; and the directory bounds how many there are.
+        routes = tuple(route for route in advert.routes if self.directory.node(route.node) is not None)
+        self.routing.learn(neighbour, routes)
         return tuple(refused)
 
     def neighbour(self, node: str) -> NeighbourSettings | None:
@@ -117,7 +124,7 @@ class Federation:
         return self._kem_key(node, "seal")
 
     def _kem_key(self, node: str, purpose: str) -> KemPublicKey:
-        key = self.directory.kem_key(node, purpose, self._settings.suites)
+        key = self.directory.kem_key(node, purpose)
         if key is None:
             raise NoRouteError(f"{node} advertises no KEM key of a suite that this node accepts")
         return key

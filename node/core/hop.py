@@ -7,6 +7,7 @@ key is ever used by two messages, whatever crashes. What a parcel is for, and wh
 import hashlib
 from dataclasses import dataclass, replace
 
+from node.core.carried_extensions import carried_by, unpacked
 from node.core.kem_keys import KemKeyring
 from node.core.keys import KeyBlock, Parcel
 from node.core.ports import LinkKeyLedger
@@ -88,10 +89,11 @@ class HopTransport:
         except KemError as error:
             raise CannotServeError(f"{link.neighbour} advertises a KEM key that is none: {error}") from error
         header = header.model_copy(update={"kem_ciphertext": protected.kem_ciphertext, "tags": protected.tags})
+        of_all, of_keys = unpacked(parcel.carried, parcel.key_ids)
         return ExtKeyContainer(
             keys=tuple(
-                ExtKey(key_id=key_id, value=value)
-                for key_id, value in zip(parcel.key_ids, protected.values, strict=True)
+                ExtKey(key_id=key_id, value=value, extension=own)
+                for key_id, value, own in zip(parcel.key_ids, protected.values, of_keys, strict=True)
             ),
             initiator_sae_id=parcel.initiator_sae,
             target_sae_ids=parcel.target_saes,
@@ -100,6 +102,7 @@ class HopTransport:
                 **extension(HYBRID_TRANSPORT, header),
                 **extension(END_TO_END, parcel.end_to_end),
             },
+            extension_optional=of_all,
         )
 
     def receive(self, ledger: LinkKeyLedger, incoming: "Incoming", link: HopLink) -> Parcel:
@@ -144,13 +147,15 @@ class HopTransport:
         if header.path[-1] != link.neighbour:
             wrong["path"] = "does not end with the sender"
         if self._node in header.path:
-            wrong["path"] = "leads back to a node it came through"
+            wrong["invalid_routing"] = "leads back to a node it came through"
         if len(header.protections) != len(header.path) - 1:
             wrong["protections"] = "one for each hop before this one"
         if header.protection != expected_protection(link.kind, header.purpose):
             wrong["protection"] = f"a {link.kind.value} link asks for more"
+        if not self._keyring.accepts(header.suite):
+            wrong["suite"] = "is not accepted here"
         if wrong:
-            slug = "key-routing-error" if "path" in wrong else "invalid-parameter"
+            slug = "key-routing-error" if wrong.keys() & {"path", "invalid_routing"} else "invalid-parameter"
             raise BadRequestError("the hop header is not acceptable", wrong, slug=slug)
 
 
@@ -164,7 +169,7 @@ class Incoming:
     parcel_id: str
 
     def sealed_parcel(self, sender: str) -> Parcel:
-        """Return the parcel with its bodies still under the hop's protection."""
+        """Return the parcel with its bodies still under the hop's protection; raises BadRequestError."""
         container, header = self.container, self.header
         return Parcel(
             parcel_id=self.parcel_id,
@@ -179,6 +184,8 @@ class Incoming:
             upstream=sender,
             downstream="",
             expires_at=header.expires_at,
+            carried=carried_by(container),
+            synchronous=container.ack_callback_url is None,
         )
 
 
@@ -207,8 +214,10 @@ def _context(header: HybridTransport, parcel: Parcel, sender: str, receiver: str
 
 
 def _digest(parcel: Parcel) -> str:
-    """Bind what the hop carries beside the bodies: the end-to-end header, the grade so far, the expiry."""
+    """Bind what the hop carries beside the bodies: end-to-end header, grade so far, expiry, extensions passed on."""
     carried = f"{parcel.end_to_end.model_dump_json()}\n{','.join(parcel.protections)}\n{parcel.expires_at!r}"
+    if parcel.carried:
+        carried += f"\n{parcel.carried}"
     return hashlib.sha256(carried.encode()).hexdigest()
 
 

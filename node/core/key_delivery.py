@@ -12,15 +12,25 @@ from dataclasses import dataclass
 from functools import partial
 
 from node.core.arrivals import Arrivals
+from node.core.demands import SUITE, DemandNotMetError, check_grade, check_way_taken, check_way_to
 from node.core.destination import weakest
 from node.core.federation import Federation
+from node.core.giving_up import give_up_in_time
 from node.core.key_request import Admission, KeyOrder
-from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, grade_of
+from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel
 from node.core.outcomes import Outcome
 from node.core.ports import Ledger
 from node.core.relay import Relay, World
 from node.core.sealing_origin import draft, sealed, wrapped
-from node.errors import BadRequestError, CannotServeError, InsufficientKeyMaterialError, KmstnError, NotAuthorisedError
+from node.crypto.pool_wrap import blocks_needed
+from node.errors import (
+    BadRequestError,
+    CannotServeError,
+    InsufficientKeyMaterialError,
+    KmstnError,
+    NoRouteError,
+    NotAuthorisedError,
+)
 from node.settings import NodeSettings
 from node.wire import etsi014
 from node.wire.etsi020 import AckStatus
@@ -59,9 +69,12 @@ class KeyDelivery:
     async def enc_keys(self, order: KeyOrder) -> tuple[KeyBlock, ...]:
         """Draw keys for master and slaves; durable here before they are returned.
 
-        Raises NoRouteError, InsufficientKeyMaterialError or CannotServeError: then no slave can fetch any of them.
+        Raises NoRouteError, InsufficientKeyMaterialError or CannotServeError, BadRequestError for an additional slave
+        that nobody advertises or a demand that is not met: then no slave can fetch any of them.
         """
         shares = self._shares(order)
+        if order.demands.of_the_way:
+            self._check_ways(order, shares)
         randomness = self._world.randomness
         keys = tuple(KeyBlock(randomness.uuid(), randomness.bytes(order.size_bits // 8)) for _ in range(order.number))
         remote = [share for share in shares if share.home != self._settings.node]
@@ -77,28 +90,39 @@ class KeyDelivery:
         Raises BadRequestError (unknown, fetched, voided or expired), NotAuthorisedError.
         """
         self.admission.admit(caller)
-        if len(set(key_ids)) != len(key_ids) or len(key_ids) > self._settings.keys.max_key_per_request:
-            limit = f"1 to {self._settings.keys.max_key_per_request} different IDs"
-            raise BadRequestError("key_IDs are out of bounds", {"key_IDs": limit})
-        deadline = self._world.clock.now() + self._settings.delivery.arrival_wait_s
+        _check_key_ids(key_ids, self._settings.keys.max_key_per_request)
+        now = self._world.clock.now
+        deadline = now() + self._settings.delivery.arrival_wait_s
         fetch = partial(_fetch, caller=caller, master_sae=master_sae, key_ids=key_ids)
         while True:
-            taken = await self._world.store.transact(fetch)
+            taken = await self._world.store.transact(partial(fetch, now=now()))
             if isinstance(taken, tuple):
                 return taken
-            left_s = deadline - self._world.clock.now()
+            left_s = deadline - now()
             if left_s <= 0 or not await self._arrivals.wait(taken.missing, left_s):
                 raise BadRequestError(
                     etsi014.KEYS_NOT_FOUND, {"key_IDs": f"{len(taken.missing)} of {len(key_ids)} not found"}
                 )
 
     async def stored_key_count(self, slave_sae: str) -> int:
-        """Return how many keys of the default size could be delivered now without relaying."""
-        home = self._federation.home_of(slave_sae)
+        """Return how many keys of the default size could be had now without relaying, one in each request.
+
+        Each takes the blocks of its own size and one for authentication; several in one request share that one, so that
+        there may be some more. For a slave at this node no number is too great; reactive delivery has nothing stored.
+        """
+        keys, home = self._settings.keys, self._federation.home_of(slave_sae)
         if home == self._settings.node:
-            return self._settings.keys.max_key_count
+            return keys.max_key_count
+        if self._settings.delivery.pattern == "reactive" or not self._reachable(home):
+            return 0
         counts = await self._world.store.transact(lambda ledger: ledger.block_counts())
-        return max(0, counts.get((home, Direction.OUT, True), 0) // 2)
+        blocks = counts.get((home, Direction.OUT, True), 0)
+        return min(keys.max_key_count, blocks // blocks_needed([keys.key_size // 8]))
+
+    async def records(self, key_ids: Collection[str]) -> dict[str, KeyRecord]:
+        """Return what is remembered of keys of this node, by ID; never the keys."""
+        found = await self._world.store.transact(lambda ledger: [ledger.record(key_id) for key_id in key_ids])
+        return {record.key_id: record for record in found if record is not None}
 
     def home_of(self, sae: str) -> str:
         """Return the node that serves an SAE; raises NoRouteError."""
@@ -116,26 +140,45 @@ class KeyDelivery:
                     await self._relay.resume(parcel)
 
     def _shares(self, order: KeyOrder) -> list[_Share]:
-        homes: dict[str, list[str]] = {}
-        for slave in order.slave_saes:
-            homes.setdefault(self._federation.home_of(slave), []).append(slave)
+        slave, *additional = order.slave_saes
+        homes: dict[str, list[str]] = {self._federation.home_of(slave): [slave]}
+        for slave in additional:
+            try:
+                homes.setdefault(self._federation.home_of(slave), []).append(slave)
+            except NoRouteError as error:
+                raise BadRequestError(str(error), {"additional_slave_SAE_IDs": slave}) from error
         return [_Share(home, tuple(slaves)) for home, slaves in homes.items()]
+
+    def _reachable(self, home: str) -> bool:
+        try:
+            self._federation.hop_key(self._federation.route_to(home).next_hop)
+        except NoRouteError:
+            return False
+        return True
+
+    def _check_ways(self, order: KeyOrder, shares: list[_Share]) -> None:
+        for share in shares:
+            if share.home != self._settings.node:
+                check_way_to(share.home, order.demands, self._settings.node, self._federation)
 
     async def _deliver(self, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share) -> None:
         if self._settings.delivery.pattern != "reactive":
             try:
                 return await self._send_wrapped(order, keys, share)
-            except InsufficientKeyMaterialError:
+            except (InsufficientKeyMaterialError, DemandNotMetError):
                 if self._settings.delivery.pattern == "proactive":
                     raise
         await self._relay_now(order, keys, share, self._records(order, keys, Grade.PQC, (), KeyState.UNDERWAY))
         return None
 
     async def _send_wrapped(self, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share) -> None:
+        if order.demands.suite is not None:
+            raise DemandNotMetError({SUITE: "nobody remembers how the blocks came"})
         parcel = self._draft(Purpose.WRAPPED_KEY, order, keys, share)
 
         def prepare(ledger: Ledger, parcel: Parcel) -> Parcel:
             ready, grades = wrapped(ledger, parcel)
+            check_grade(weakest(grades), order.demands)
             way = (self._settings.node, *self._federation.route_to(share.home).node_path)
             _add_records(ledger, self._records(order, keys, weakest(grades), way, KeyState.UNDERWAY))
             return ready
@@ -156,16 +199,19 @@ class KeyDelivery:
             _add_records(ledger, records)
             return sealed(bare, seal_key, provider)
 
-        return await self._await_relayed(parcel, await self._relay.send(parcel, prepare))
+        outcome = await self._await_relayed(parcel, await self._relay.send(parcel, prepare))
+        try:
+            check_way_taken(outcome.path, outcome.grade, order.demands, self._federation)
+        except DemandNotMetError:
+            self._world.background.spawn(give_up_in_time(parcel, self._relay, self._federation, self._world))
+            raise
+        return outcome
 
     async def _await_relayed(self, parcel: Parcel, awaited: "asyncio.Future[Outcome]") -> Outcome:
         try:
             outcome = await asyncio.wait_for(awaited, self._settings.delivery.relay_timeout_s)
         except TimeoutError:
-            opened = await self._world.store.transact(lambda ledger: ledger.parcels_of(parcel.key_ids))
-            self._world.background.spawn(
-                self._relay.give_up(next(iter(opened.values()), parcel), "no acknowledgement in time")
-            )
+            self._world.background.spawn(give_up_in_time(parcel, self._relay, self._federation, self._world))
             message = f"{parcel.end_to_end.destination} did not acknowledge the keys in time; they were voided"
             raise CannotServeError(message) from None
         if outcome.status is not AckStatus.RELAYED:
@@ -184,7 +230,7 @@ class KeyDelivery:
                     self._void(order, keys, done)
                     raise
                 done.append(share)
-        grade = grade_of(tuple(hop for outcome in outcomes for hop in outcome.protections))
+        grade = weakest([outcome.grade for outcome in outcomes])
         path = max((outcome.path for outcome in outcomes), key=len, default=(self._settings.node,))
         local = next((share.slaves for share in shares if share.home == self._settings.node), ())
         state = KeyState.DEPOSITED if local else KeyState.RELAYED
@@ -229,18 +275,34 @@ class _FetchedBeforeError(BadRequestError):
     """One of the keys was fetched before: what this transaction took is put back by raising."""
 
 
-def _fetch(ledger: Ledger, caller: str, master_sae: str, key_ids: tuple[str, ...]) -> "tuple[KeyBlock, ...] | _NotHere":
+def _check_key_ids(key_ids: tuple[str, ...], limit: int) -> None:
+    if len(key_ids) > limit:
+        raise BadRequestError("too many key_IDs in one request", {"key_IDs": f"1 to {limit}"})
+    named: set[str] = set()
+    for key_id in key_ids:
+        if key_id in named:
+            raise BadRequestError("a key_ID is listed twice", {"key_IDs": f"{key_id} stands twice"})
+        named.add(key_id)
+
+
+def _fetch(
+    ledger: Ledger, caller: str, master_sae: str, key_ids: tuple[str, ...], now: float
+) -> "tuple[KeyBlock, ...] | _NotHere":
     records = {key_id: record for key_id in key_ids if (record := ledger.record(key_id)) is not None}
-    if any(caller not in record.slave_saes for record in records.values()):
+    # A key that was voided before it came has no slaves: whose it was is not known, so it is not found.
+    if any(caller not in record.slave_saes for record in records.values() if record.slave_saes):
         raise NotAuthorisedError("the SAE was not named as a slave of one of these keys", {"SAE_ID": caller})
     missing = tuple(key_id for key_id in key_ids if key_id not in records)
     if missing:
         return _NotHere(missing)
     keys = []
     for key_id in key_ids:
-        value = ledger.fetch_deposit(key_id, caller) if records[key_id].master_sae == master_sae else None
+        record = records[key_id]
+        fetchable = record.master_sae == master_sae and record.expires_at > now
+        value = ledger.fetch_deposit(key_id, caller) if fetchable else None
         if value is None:
-            raise _FetchedBeforeError(etsi014.KEYS_NOT_FOUND, {"key_IDs": "fetched before, voided or another master's"})
+            wrong = "fetched before, voided, expired or another master's"
+            raise _FetchedBeforeError(etsi014.KEYS_NOT_FOUND, {"key_IDs": wrong})
         keys.append(KeyBlock(key_id, value))
         if not ledger.deposits_left(key_id):
             ledger.update_record(key_id, KeyState.DELIVERED)

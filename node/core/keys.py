@@ -76,7 +76,8 @@ class Parcel:
     """Bodies on their way from origin to destination, as one node of the way holds them.
 
     The bodies are sealed end to end: a transit node holds only what it cannot open. `path` ends with the node that
-    holds the parcel, `protections` has one entry for each hop behind it, `upstream` is None at the origin.
+    holds the parcel, `protections` has one entry for each hop behind it, `upstream` is None at the origin. `carried`
+    is what `carried_extensions` packed. Of a `synchronous` transfer the node before waits; it is never called back.
     """
 
     parcel_id: str
@@ -91,3 +92,5 @@ class Parcel:
     upstream: str | None
     downstream: str
     expires_at: float
+    carried: str = field(default="", repr=False)
+    synchronous: bool = False

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from node.core.keys import Direction, KeyBlock
 from node.core.ports import Clock, Ledger, PeerNode, QkdDevice, Store
-from node.errors import DeviceError, PeerError
+from node.errors import CannotServeError, DeviceError, PeerError
 from node.settings import DeviceSettings
 from node.wire.federation import LinkKeyAnnouncement, LinkKeyHoldings
 
@@ -21,8 +21,18 @@ log = logging.getLogger("kmstn.link_keys")
 class LinkKeyStock:
     """One QKD link, both directions, as one of its nodes sees it."""
 
-    def __init__(self, link: str, settings: DeviceSettings, device: QkdDevice, peer: PeerNode, store: Store) -> None:
+    def __init__(
+        self,
+        link: str,
+        settings: DeviceSettings,
+        device: QkdDevice,
+        peer: PeerNode,
+        store: Store,
+        inbound_limit: int = 4096,
+    ) -> None:
         self.link = link
+        self._inbound_limit = inbound_limit
+        self._hearing = False
         self.settings = settings
         self._device = device
         self._peer = peer
@@ -61,13 +71,29 @@ class LinkKeyStock:
         self.failure, self.stored_keys = str(error), None
 
     async def announced(self, announcement: LinkKeyAnnouncement) -> LinkKeyHoldings:
-        """Fetch, as the receiver, what the sender holds; raises DeviceError if the device cannot tell now."""
-        known = await self._store.transact(lambda ledger: ledger.known_link_keys(announcement.key_ids))
-        unknown = [key_id for key_id in announcement.key_ids if key_id not in known]
+        """Fetch, as the receiver, what the sender holds; raises DeviceError if the device cannot tell now.
+
+        Raises CannotServeError where the sender announces more than is kept, or while its last word is worked on.
+        """
+        if self._hearing:
+            raise CannotServeError(f"link {self.link}: an announcement is being worked on")
+        self._hearing = True
+        try:
+            return await self._hear(tuple(dict.fromkeys(announcement.key_ids)))
+        finally:
+            self._hearing = False
+
+    async def _hear(self, key_ids: tuple[str, ...]) -> LinkKeyHoldings:
+        known, stored = await self._store.transact(
+            lambda ledger: (ledger.known_link_keys(key_ids), ledger.link_key_counts())
+        )
+        unknown = [key_id for key_id in key_ids if key_id not in known]
+        if unknown and stored.get((self.link, Direction.IN, True), 0) + len(unknown) > self._inbound_limit:
+            raise CannotServeError(f"link {self.link}: no more than {self._inbound_limit} link keys are kept")
         fetched = await self._fetch(unknown) if unknown else ()
         await self._keep(Direction.IN, fetched, ready=True)
         held = known | {key.key_id for key in fetched}
-        absent = tuple(key_id for key_id in announcement.key_ids if key_id not in held)
+        absent = tuple(key_id for key_id in key_ids if key_id not in held)
         return LinkKeyHoldings(held=tuple(sorted(held)), absent=absent)
 
     async def _announce(self) -> None:

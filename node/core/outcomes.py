@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from node.core.keys import KeyState, Parcel, grade_of
+from node.core.keys import Grade, KeyState, Parcel, grade_of
 from node.core.ports import Ledger
 from node.errors import BadRequestError
 from node.wire.etsi020 import AckContainer, AckStatus, KeyIdEntry
@@ -24,6 +24,12 @@ class Outcome:
     protections: tuple[HopProtection, ...] = ()
     message: str = ""
 
+    @property
+    def grade(self) -> Grade:
+        """The grade of the way; `pqc` unless the acknowledgement says of every hop what protected it."""
+        told = len(self.protections) == len(self.path) - 1 > 0
+        return grade_of(self.protections) if told else Grade.PQC
+
 
 def close_books(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
     """Write the outcome into the books; what that means depends on what the parcel carried."""
@@ -32,19 +38,33 @@ def close_books(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Colle
         return
     relayed = outcome.status is AckStatus.RELAYED
     if parcel.purpose is Purpose.POOL_BLOCK and relayed:
-        ledger.confirm_blocks(key_ids, grade_of(outcome.protections))
+        ledger.confirm_blocks(key_ids, outcome.grade)
     elif parcel.purpose is Purpose.POOL_BLOCK:
         ledger.drop_blocks(key_ids)
     else:
         state = KeyState.RELAYED if relayed else KeyState.VOIDED
         # Blocks gave a wrapped key its grade; a key that was relayed itself has that of its way.
-        grade = grade_of(outcome.protections) if parcel.purpose is Purpose.SESSION_KEY and relayed else None
+        grade = outcome.grade if parcel.purpose is Purpose.SESSION_KEY and relayed else None
         for key_id in key_ids:
             ledger.update_record(key_id, state, outcome.path or None, grade)
-        if not relayed and outcome.path[-1:] == (parcel.end_to_end.destination,) and parcel.end_to_end.block_ids:
+        if not relayed and _is_verdict(parcel, outcome) and parcel.end_to_end.block_ids:
             # The destination could not unwrap: it may have lost its store, and with it the other blocks of this pool.
             dropped = ledger.drop_pool(parcel.end_to_end.destination)
             log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)
+
+
+def is_still_owed(parcel: Parcel, outcome: Outcome) -> bool:
+    """Tell whether a failure leaves a key owed: one of this node that a master may hold, given up on the way.
+
+    Wrapped keys are answered before they arrive. What another node on the way could not do is no reason to void them:
+    they are sent again until they expire. Only their destination can say that they will never open.
+    """
+    given_out = parcel.upstream is None and parcel.purpose is Purpose.WRAPPED_KEY
+    return given_out and outcome.status is AckStatus.FAILED and not _is_verdict(parcel, outcome)
+
+
+def _is_verdict(parcel: Parcel, outcome: Outcome) -> bool:
+    return outcome.path[-1:] == (parcel.end_to_end.destination,)
 
 
 def key_ids_between(ledger: Ledger, master: str, slaves: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from node.core.federation import Federation
+from node.core.giving_up import give_up_in_time
 from node.core.keys import BLOCK_SIZE_BYTES, Direction, Grade, KeyBlock, Parcel, PoolBlock
 from node.core.ports import Ledger
 from node.core.relay import Relay, World
@@ -89,15 +90,11 @@ class Pools:
         try:
             outcome = await asyncio.wait_for(awaited, timeout_s)
         except TimeoutError:
-            return await self._relay.give_up(await self._open(parcel), "no acknowledgement in time")
+            return await give_up_in_time(parcel, self._relay, self._federation, self._world)
         if outcome.status is not AckStatus.RELAYED:
             log.info("blocks for %s were not relayed: %s", peer, outcome.message)
             await self._world.clock.sleep(self._settings.pool.refill_interval_s)
         return None
-
-    async def _open(self, parcel: Parcel) -> Parcel:
-        opened = await self._world.store.transact(lambda ledger: ledger.parcels_of(parcel.key_ids))
-        return next(iter(opened.values()), parcel)
 
 
 def _prepare(ledger: Ledger, parcel: Parcel, blocks: list[KeyBlock], key: KemPublicKey, provider: Provider) -> Parcel:

@@ -15,7 +15,15 @@ from node.core.destination import Destination, ParcelRefusedError
 from node.core.federation import Federation
 from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
 from node.core.keys import KeyState, Parcel
-from node.core.outcomes import Outcome, acknowledgement, close_books, key_ids_between, outcome_of, void_outcomes
+from node.core.outcomes import (
+    Outcome,
+    acknowledgement,
+    close_books,
+    is_still_owed,
+    key_ids_between,
+    outcome_of,
+    void_outcomes,
+)
 from node.core.ports import Background, Clock, Ledger, PeerNode, Randomness, Store
 from node.errors import (
     BadRequestError,
@@ -35,6 +43,7 @@ log = logging.getLogger("kmstn.relay")
 ACK_ATTEMPTS = 4
 SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
+OWED_PAUSE_S = 2.0
 LONGEST_LIFETIME_S = 86_400.0
 
 
@@ -91,7 +100,7 @@ class Relay:
 
         sent, container = await self._world.store.transact(begin)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._awaited[sent.key_ids[0]] = outcome, sent.expires_at
+        self._awaited[sent.parcel_id] = outcome, sent.expires_at
         self._world.background.spawn(self._transfer(sent, container))
         return outcome
 
@@ -119,10 +128,11 @@ class Relay:
 
     async def acknowledged(self, sender: str, acks: Collection[AckContainer]) -> None:
         """Take over what a neighbour says of keys that went out through it, and tell the node before."""
-        for ack in acks:
+        # All are read before the first is acted upon: a request that is refused has changed nothing.
+        for ack, outcome in [(ack, outcome_of(ack)) for ack in acks]:
             key_ids = [entry.key_id for entry in ack.key_id_container]
             if ack.ack_status in (AckStatus.RELAYED, AckStatus.FAILED):
-                await self._settle(sender, key_ids, outcome_of(ack))
+                await self._settle(sender, ack, key_ids, outcome)
             else:
                 self._pass_void_ack(ack, key_ids)
 
@@ -131,7 +141,7 @@ class Relay:
         home = self._federation.end_of(request.target_sae_ids[0])
         key_ids = request.key_ids
         if home == self._node:
-            self._world.background.spawn(self._void_here(sender, request))
+            await self._void_here(sender, request)
             return
         next_hop = self._federation.route_to(home, avoid=sender).next_hop
         self._void_routes.update(dict.fromkeys(key_ids, sender))
@@ -183,8 +193,8 @@ class Relay:
         return self._hops.send(ledger, parcel, self._federation.link_to(parcel.downstream), dispatch)
 
     def _redirect(self, ledger: Ledger, parcel: Parcel) -> ExtKeyContainer | None:
-        still_open = set(ledger.parcels_of(parcel.key_ids))
-        if still_open != set(parcel.key_ids):
+        open_here = ledger.parcels_of(parcel.key_ids)
+        if set(open_here) != set(parcel.key_ids) or {one.parcel_id for one in open_here.values()} != {parcel.parcel_id}:
             return None
         container = self._protect(ledger, parcel, self._dispatch(parcel.downstream, parcel.purpose))
         ledger.acknowledge(parcel.key_ids)
@@ -209,14 +219,21 @@ class Relay:
                 await self._doubt(parcel, str(error))
                 if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
                     return  # The master holds the key: `delivery` repeats the parcel, with a newer KEM key.
-                await self._finish(parcel, Outcome(AckStatus.FAILED, message=str(error)), parcel.key_ids)
+                await self._fail(parcel, str(error))
                 return
             except (PeerUncertainError, CannotServeError) as error:
                 log.warning("%s may have taken keys: %s", parcel.downstream, error)
                 message = str(error)
         if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
-            return  # The master holds the key: `delivery` repeats the parcel until the key expires.
-        await self.give_up(parcel, message)
+            return  # As above.
+        # The master may hold a wrapped key, so that is not voided: its origin sends it again until it expires.
+        if await self._fail(parcel, message) and parcel.purpose is not Purpose.WRAPPED_KEY:
+            await self._void_downstream(parcel)
+
+    async def _send_again_later(self, parcel: Parcel) -> None:
+        await self._world.clock.sleep(OWED_PAUSE_S)
+        if self._world.clock.now() < parcel.expires_at:
+            await self.resume(parcel)
 
     async def _doubt(self, parcel: Parcel, refusal: str) -> None:
         """Have all link keys of a link confirmed anew when the other end lacks one: it may have lost its store."""
@@ -264,12 +281,13 @@ class Relay:
                 protections=(*parcel.protections, protection),
                 downstream=next_hop,
             )
-            if ledger.parcels_of(parcel.key_ids):
-                return ours, None, ""
             try:
                 container = self._protect(ledger, ours, dispatch)
             except InsufficientKeyMaterialError as error:
                 return ours, None, str(error)
+            if ledger.parcels_of(parcel.key_ids):
+                # Sent again: what became of it was not heard of. It is passed on again, and its end hears it once more.
+                ledger.acknowledge(parcel.key_ids)
             ledger.add_parcel(ours)
             return ours, container, ""
 
@@ -286,9 +304,10 @@ class Relay:
 
     # The way back.
 
-    async def _settle(self, sender: str, key_ids: list[str], outcome: Outcome) -> None:
+    async def _settle(self, sender: str, ack: AckContainer, key_ids: list[str], outcome: Outcome) -> None:
         """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay.
 
+        One key may go to several nodes, to each for other targets: an acknowledgement is of the parcel for its own.
         In transit, the node before hears of it first: should this node stop before its books are closed, it sends the
         parcel again after its restart, and is told once more what became of it.
         """
@@ -296,8 +315,8 @@ class Relay:
         ahead = (
             known is not None
             and known.upstream is not None
-            and known.downstream == sender
             and known.key_ids == tuple(key_ids)
+            and _is_of(ack, known, sender)
         )
         if known is not None and ahead:
             self._report(known, outcome, key_ids)
@@ -305,13 +324,17 @@ class Relay:
         def close(ledger: Ledger) -> list[tuple[Parcel, list[str]]]:
             groups: dict[str, tuple[Parcel, list[str]]] = {}
             for key_id, parcel in ledger.parcels_of(key_ids).items():
-                if parcel.downstream == sender:
+                if _is_of(ack, parcel, sender):
                     groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
             for parcel, its_keys in groups.values():
-                close_books(ledger, parcel, outcome, its_keys)
+                if not is_still_owed(parcel, outcome):
+                    close_books(ledger, parcel, outcome, its_keys)
             return list(groups.values())
 
         for parcel, its_keys in await self._world.store.transact(close):
+            if is_still_owed(parcel, outcome):
+                self._world.background.spawn(self._send_again_later(parcel))
+                continue
             self._forget(parcel)
             if not ahead:
                 self._report(parcel, outcome, its_keys)
@@ -320,6 +343,22 @@ class Relay:
         await self._world.store.transact(partial(close_books, parcel=parcel, outcome=outcome, key_ids=key_ids))
         self._forget(parcel)
         self._report(parcel, outcome, key_ids)
+
+    async def _fail(self, parcel: Parcel, reason: str) -> bool:
+        """End a parcel that could not be sent; False if it is not open: acknowledged after all, or sent anew since."""
+        outcome = Outcome(AckStatus.FAILED, message=reason)
+
+        def close(ledger: Ledger) -> bool:
+            open_here = {one.parcel_id for one in ledger.parcels_of(parcel.key_ids).values()} == {parcel.parcel_id}
+            if open_here:
+                close_books(ledger, parcel, outcome, parcel.key_ids)
+            return open_here
+
+        failed = await self._world.store.transact(close)
+        if failed:
+            self._forget(parcel)
+            self._report(parcel, outcome, parcel.key_ids)
+        return failed
 
     def _forget(self, parcel: Parcel) -> None:
         self._under_way.pop(parcel.key_ids[0], None)
@@ -330,14 +369,14 @@ class Relay:
             ack = acknowledgement(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
             self._world.background.spawn(self._tell(parcel.upstream, ack))
         else:
-            awaited, _expiry = self._awaited.pop(parcel.key_ids[0], (None, 0.0))
+            awaited, _expiry = self._awaited.pop(parcel.parcel_id, (None, 0.0))
             if awaited is not None and not awaited.done():
                 awaited.set_result(outcome)
 
     def forget_expired(self, now: float) -> None:
         """Let go of what will not be acknowledged any more."""
         self._under_way = {key: parcel for key, parcel in self._under_way.items() if parcel.expires_at > now}
-        self._awaited = {key: waiting for key, waiting in self._awaited.items() if waiting[1] > now}
+        self._awaited = {parcel: waiting for parcel, waiting in self._awaited.items() if waiting[1] > now}
 
     async def _tell(self, neighbour: str, ack: AckContainer) -> None:
         for attempt in range(ACK_ATTEMPTS):
@@ -351,19 +390,17 @@ class Relay:
     # Voiding.
 
     async def _void_here(self, sender: str, request: VoidContainer) -> None:
-        key_ids = request.key_ids
-        if not key_ids:
-            between = partial(key_ids_between, master=request.initiator_sae_id, slaves=request.target_sae_ids)
-            key_ids = await self._world.store.transact(between)
+        """Void, durably; what came of it is told in the background."""
+        initiator, targets = request.initiator_sae_id, request.target_sae_ids
 
         def drop(ledger: Ledger) -> dict[str, KeyState | None]:
-            initiator = request.initiator_sae_id
+            key_ids = request.key_ids or key_ids_between(ledger, initiator, targets)
             return {key_id: self._destination.void(ledger, key_id, initiator) for key_id in key_ids}
 
         states = await self._world.store.transact(drop)
         for status, group in void_outcomes(states).items():
-            ack = acknowledgement(group, request.initiator_sae_id, request.target_sae_ids, Outcome(status))
-            await self._tell(sender, ack)
+            ack = acknowledgement(group, initiator, targets, Outcome(status))
+            self._world.background.spawn(self._tell(sender, ack))
 
     async def _void_downstream(self, parcel: Parcel) -> None:
         request = VoidContainer(
@@ -386,3 +423,9 @@ class Relay:
         for upstream in upstreams:
             if upstream is not None:
                 self._world.background.spawn(self._tell(upstream, ack))
+
+
+def _is_of(ack: AckContainer, parcel: Parcel, sender: str) -> bool:
+    """Tell whether an acknowledgement is of this parcel, from the neighbour that it was sent to."""
+    parties = (ack.initiator_sae_id, frozenset(ack.target_sae_ids))
+    return parcel.downstream == sender and parties == (parcel.initiator_sae, frozenset(parcel.target_saes))

@@ -8,7 +8,7 @@ after leaving it, is not used. A neighbour that stops answering takes its routes
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from node.wire.federation import RouteAdvert
+from node.wire.federation import MAX_COST, RouteAdvert
 
 # An advert carries no longer path; farther nodes are out of reach.
 LONGEST_PATH = 32
@@ -98,6 +98,8 @@ class RoutingTable:
         domain_path = (neighbour.domain, *advert.domain_path) if foreign else advert.domain_path
         node_path = (neighbour.node,) if foreign else advert.node_path
         if advert.node == self._node or self._node in node_path or self._domain in domain_path:
+            return None
+        if neighbour.cost + advert.cost > MAX_COST:
             return None
         return Route(advert.node, neighbour.node, neighbour.cost + advert.cost, node_path, domain_path)
 

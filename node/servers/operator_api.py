@@ -8,17 +8,20 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from node.core.keys import Direction
 from node.core.ports import Ledger, Store
-from node.errors import KmstnError, NotAuthorisedError
+from node.errors import KmstnError, NotAuthorisedError, StoreError
 from node.health import Health
 from node.servers.callers import Callers
 
 
 def operator_api(health: Health, store: Store, callers: Callers) -> FastAPI:
     """Make the application."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    # A redirect to a path with or without a slash would be made from the Host header, which may be anything.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_exception_handler(HTTPException, _no_such_path)  # type: ignore[arg-type]
     app.add_exception_handler(NotAuthorisedError, _refuse)  # type: ignore[arg-type]
 
     app.add_exception_handler(KmstnError, _cannot)  # type: ignore[arg-type]
@@ -31,7 +34,11 @@ def operator_api(health: Health, store: Store, callers: Callers) -> FastAPI:
     @app.get("/status")
     async def get_status(request: Request) -> dict[str, Any]:
         callers.identify(request)
-        blocks, link_keys = await store.transact(_counts)
+        try:
+            blocks, link_keys = await store.transact(_counts)
+        except StoreError as error:
+            # Just then the rest of the status is wanted most.
+            return {**health.describe(str(error)), "pools": [], "link_keys": []}
         return {**health.describe(), **_stocks(health, blocks, link_keys)}
 
     @app.get("/keys/{key_id}")
@@ -72,6 +79,10 @@ def _stocks(health: Health, blocks: Counts, link_keys: Counts) -> dict[str, Any]
         for link, peer in health.qkd_links
     ]
     return {"pools": pools, "link_keys": links}
+
+
+async def _no_such_path(_request: Request, error: HTTPException) -> Response:
+    return JSONResponse({"message": error.detail}, error.status_code, error.headers)
 
 
 async def _refuse(_request: Request, error: NotAuthorisedError) -> Response:

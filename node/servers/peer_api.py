@@ -25,6 +25,7 @@ from node.errors import (
     KmstnError,
     NotAuthorisedError,
     UnsupportedExtensionError,
+    printable,
 )
 from node.servers.bodies import json_response, read_body
 from node.servers.callers import Callers
@@ -54,6 +55,8 @@ from node.wire.federation import (
 )
 
 log = logging.getLogger("kmstn.peer_api")
+
+MAX_LOGGED_CHARACTERS = 500
 
 
 def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyStock], callers: Callers) -> PlainApi:
@@ -154,7 +157,7 @@ def _check_callback(url: str | None, neighbour: NeighbourSettings) -> None:
 
 
 async def _not_found(request: Request) -> Response:
-    title = f"{request.method} {request.url.path[:200]} is not part of ETSI GS QKD 020"
+    title = f"{request.method} {request.scope['path'][:200]!r} is not part of ETSI GS QKD 020"
     return json_response(problem(404, "bad-request-general-error", title, {}), 404)
 
 
@@ -168,15 +171,17 @@ def _answer_error(request: Request, error: Exception) -> Response | None:
         return json_response(problem(400, error.slug, title, error.details), 400)
     if not isinstance(error, KmstnError):
         return None
+    # Not `request.url`: it is made from the Host header, which may be anything.
+    where, said = request.scope["path"][:MAX_LOGGED_CHARACTERS], printable(str(error), MAX_LOGGED_CHARACTERS)
     status, slug, details = 503, "server-side-general-error", {"cannot_serve": str(error)}
     if isinstance(error, NotAuthorisedError):
         status, slug, details = 401, "unauthorized", error.details
     elif isinstance(error, BadRequestError):
         status, slug, details = 400, error.slug, error.details
-        log.warning("refused a request on %s: %s %s", request.url.path, error, error.details)
+        log.warning("refused a request on %r: %s %s", where, said, printable(str(error.details), MAX_LOGGED_CHARACTERS))
     elif isinstance(error, CannotServeError):
         slug, details = error.slug, {error.reason: str(error)}
-        log.info("cannot serve %s: %s", request.url.path, error)
+        log.info("cannot serve %r: %s", where, said)
     elif not isinstance(error, DeviceError):
-        log.error("%s: %s", request.url.path, error)
+        log.error("%r: %s", where, said)
     return json_response(problem(status, slug, str(error), details), status)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -40,12 +40,15 @@ class PlainApi:
         request = Request(scope, receive)
         try:
             answer = await self._find(scope["method"], scope["path"])(request)
+        except ClientDisconnect:
+            return log.info("%s went away before its request was complete", scope["client"])
         except Exception as error:
             answer = self._answer_error(request, error) or self._unexpected(request)
         # W3C Server Timing: what the client cannot see is how much of its waiting was the network.
         answer.raw_headers.append((b"server-timing", b"total;dur=%.2f" % (1000 * (time.perf_counter() - begun))))
-        await answer(scope, receive, send)
+        return await answer(scope, receive, send)
 
     def _unexpected(self, request: Request) -> Response:
-        log.exception("unexpected failure answering %s %s", request.method, request.url.path)
+        # Not `request.url`: it is made from the Host header, which may be anything.
+        log.exception("unexpected failure answering %s %r", request.method, request.scope["path"][:200])
         return self._internal_error()

@@ -155,7 +155,7 @@ def problem(status: int, slug: str, title: str, details: Mapping[str, str]) -> b
     """Serialise a problem body: the standard's member is `details`, an object of strings, not `detail`."""
     body: dict[str, Any] = {"type": PROBLEM_BASE + slug, "status": status, "title": title[:1024]}
     if details:
-        body["details"] = {name: value[:1024] for name, value in details.items()}
+        body["details"] = {name[:128]: value[:1024] for name, value in details.items()}
     return json.dumps(body, separators=(",", ":")).encode()
 
 

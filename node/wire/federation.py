@@ -4,7 +4,7 @@
 """
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,14 @@ PROVENANCE = "E32473_provenance"
 LINK_KEYS_PATH = "/federation/v1/link_keys"
 
 HopProtection = Literal["qkd+pqc", "pqc"]
+
+# A path may cost no more, or sums of costs that neighbours make up would outgrow what can be said on the wire.
+MAX_COST = 1_000_000
+# Enough for 1024 keys of 4096 bits and one block that authenticates; fewer than SQLite takes in one statement.
+MAX_BLOCK_IDS = 16_385
+Name = Annotated[str, Field(max_length=128)]
+Domain = Annotated[str, Field(max_length=255)]
+BodyLinkKeyIds = Annotated[tuple[KeyId, ...], Field(max_length=16)]
 
 
 class Purpose(StrEnum):
@@ -38,8 +46,8 @@ class KemPublicKey(Strict):
     """A KEM key that others encapsulate to: `hop` by neighbours, `seal` by any node of the federation."""
 
     purpose: Literal["hop", "seal"]
-    suite: str
-    key_id: str
+    suite: Name
+    key_id: Name
     public_key: Base64
 
 
@@ -47,12 +55,12 @@ class NodeAdvert(Strict):
     """What a node says of itself, signed with the key of its certificate. Times in Unix seconds."""
 
     node: SaeId
-    domain: str
-    saes: tuple[SaeId, ...]
-    suites: tuple[str, ...]
-    kem_keys: tuple[KemPublicKey, ...]
-    issued_at: float
-    expires_at: float
+    domain: Domain
+    saes: tuple[SaeId, ...] = Field(max_length=1024)
+    suites: tuple[Name, ...] = Field(max_length=32)
+    kem_keys: tuple[KemPublicKey, ...] = Field(max_length=64)
+    issued_at: float = Field(allow_inf_nan=False)
+    expires_at: float = Field(allow_inf_nan=False)
 
 
 class SignedAdvert(Strict):
@@ -67,9 +75,9 @@ class RouteAdvert(Strict):
     """A neighbour reaches `node`: over `node_path` inside its domain, then through `domain_path`."""
 
     node: SaeId
-    cost: int = Field(ge=0)
+    cost: int = Field(ge=0, le=MAX_COST)
     node_path: tuple[SaeId, ...] = Field(max_length=32)
-    domain_path: tuple[str, ...] = Field(max_length=32)
+    domain_path: tuple[Domain, ...] = Field(max_length=32)
 
 
 class FederationAdvert(Strict):
@@ -84,25 +92,25 @@ class EndToEnd(Strict):
 
     origin: SaeId
     destination: SaeId
-    suite: str | None = None
-    kem_key_id: str | None = None
+    suite: Name | None = None
+    kem_key_id: Name | None = None
     kem_ciphertext: Base64 | None = None
-    tags: tuple[Base64, ...] = ()
-    block_ids: tuple[KeyId, ...] = ()
+    tags: tuple[Base64, ...] = Field(default=(), max_length=1024)
+    block_ids: tuple[KeyId, ...] = Field(default=(), max_length=MAX_BLOCK_IDS)
     master_sae: SaeId | None = None
-    slave_saes: tuple[SaeId, ...] = ()
+    slave_saes: tuple[SaeId, ...] = Field(default=(), max_length=64)
 
 
 class HybridTransport(Strict):
     """Member `E32473_hybrid_transport` of `extension_mandatory`: what protects this hop."""
 
-    suite: str
+    suite: Name
     protection: HopProtection
     transfer_id: KeyId
-    kem_key_id: str
+    kem_key_id: Name
     kem_ciphertext: Base64
-    tags: tuple[Base64, ...]
-    link_key_ids: tuple[tuple[KeyId, ...], ...] = ()
+    tags: tuple[Base64, ...] = Field(max_length=1024)
+    link_key_ids: tuple[BodyLinkKeyIds, ...] = Field(default=(), max_length=1024)
     purpose: Purpose
     path: tuple[SaeId, ...] = Field(min_length=1, max_length=32)
     protections: tuple[HopProtection, ...] = Field(max_length=32)
@@ -112,22 +120,22 @@ class HybridTransport(Strict):
 class Provenance(Strict):
     """Member `E32473_provenance` of an acknowledgement: the way the keys really took."""
 
-    path: tuple[SaeId, ...]
-    protections: tuple[HopProtection, ...]
+    path: tuple[SaeId, ...] = Field(max_length=33)
+    protections: tuple[HopProtection, ...] = Field(max_length=32)
 
 
 class LinkKeyAnnouncement(Wire020):
     """The sender of a QKD link holds these link keys; the receiver is to fetch them from its own device."""
 
-    link: str
+    link: Domain
     key_ids: tuple[KeyId, ...] = Field(max_length=1024)
 
 
 class LinkKeyHoldings(Wire020):
     """Which of the announced link keys the receiver holds, and which its device does not have."""
 
-    held: tuple[KeyId, ...]
-    absent: tuple[KeyId, ...]
+    held: tuple[KeyId, ...] = Field(max_length=1024)
+    absent: tuple[KeyId, ...] = Field(max_length=1024)
 
 
 def extension(name: str, message: Strict) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from node.identity_uri import Role
 from node.mutual_tls.client_certificate_protocol import serve
 from node.mutual_tls.contexts import client_context, server_context
 from node.settings import DeliverySettings, DeviceSettings, LinkKind, NeighbourSettings, NodeSettings, PoolSettings
+from node.storage.store_file import DATABASE_NAME, create_store
+from node.storage.value_cipher import ValueCipher
 from tests.certificates import Credential, issue, make_authority, write_identity
 
 GROUPS = "prime256v1"
@@ -79,7 +81,10 @@ class SmallFederation:
         await self.stack.aclose()
 
     async def start_node(self, name: str) -> Node:
-        node = Node(self.settings(name), DATA_KEY, "unsafe", tls_groups=GROUPS)
+        settings = self.settings(name)
+        if not (settings.state_dir / DATABASE_NAME).exists():
+            create_store(settings.state_dir / DATABASE_NAME, ValueCipher(DATA_KEY), epoch=0)
+        node = Node(settings, DATA_KEY, "unsafe", tls_groups=GROUPS)
         await node.start()
         self.nodes[name] = node
         return node

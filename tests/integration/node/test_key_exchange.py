@@ -8,7 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from node.clients.peer_node import HttpPeerNode
+from node.errors import PeerUncertainError
 from node.settings import DeliverySettings, PoolSettings
+from node.wire.etsi020 import ExtKeyContainer
 from tests.integration.node.small_federation import HOME, SmallFederation
 
 PAIRS = [(master, slave) for master in HOME for slave in HOME if master != slave]
@@ -106,6 +109,33 @@ async def test_keys_survive_the_restart_of_the_slaves_node(federation: SmallFede
     await federation.settled()
     _issued, again = await exchange(federation, "c", "a1")
     assert again.status_code == 200
+
+
+async def test_key_in_the_masters_hands_arrives_although_a_transit_node_gave_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = DeliverySettings(pattern="proactive", relay_timeout_s=1)
+    sends = HttpPeerNode.ext_keys
+    failed: list[str] = []
+
+    async def fail_for_a_while(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+        if peer.name == "n3" and container.initiator_sae_id == "a1" and len(failed) < 3:
+            failed.append(peer.name)
+            raise PeerUncertainError("n3: no answer within 5 s")
+        await sends(peer, container)
+
+    async with SmallFederation(tmp_path, delivery) as federation:
+        monkeypatch.setattr(HttpPeerNode, "ext_keys", fail_for_a_while)
+        issued = await federation.sae("a1").post("/api/v1/keys/c/enc_keys", json={})
+        assert issued.status_code == 200, issued.text
+        key_id = issued.json()["keys"][0]["key_ID"]
+        async with asyncio.timeout(20):
+            while True:
+                fetched = await federation.sae("c").get("/api/v1/keys/a1/dec_keys", params={"key_ID": key_id})
+                if fetched.status_code == 200:
+                    break
+        assert len(failed) == 3
+        assert fetched.json()["keys"] == issued.json()["keys"]
 
 
 async def test_nodes_recover_when_the_other_end_lost_its_whole_store(federation: SmallFederation) -> None:

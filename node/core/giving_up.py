@@ -1,0 +1,29 @@
+"""Giving up parcels of this node's own whose acknowledgement did not come in time: voided, however long that takes."""
+
+from dataclasses import replace
+
+from node.core.federation import Federation
+from node.core.keys import Parcel
+from node.core.relay import Relay, World
+from node.errors import CannotServeError, StoreError
+
+REASON = "no acknowledgement in time"
+PAUSE_S = 1.0
+
+
+async def give_up_in_time(parcel: Parcel, relay: Relay, federation: Federation, world: World) -> None:
+    """Void the keys of a parcel; tried again, until it expires, while the store refuses or no route leads there.
+
+    The acknowledgement may come in the very moment of giving up, and close the books: the keys are voided all the same,
+    since whoever waited for them has been told that there are none.
+    """
+    while world.clock.now() < parcel.expires_at:
+        try:
+            opened = await world.store.transact(lambda ledger: ledger.parcels_of(parcel.key_ids))
+            known = next((one for one in opened.values() if one.parcel_id == parcel.parcel_id), None)
+            if known is None:
+                known = replace(parcel, downstream=federation.route_to(parcel.end_to_end.destination).next_hop)
+            return await relay.give_up(known, REASON)
+        except (StoreError, CannotServeError):
+            await world.clock.sleep(PAUSE_S)
+    return None
