@@ -34,6 +34,7 @@ HOST_SUITES = (
     Suite("unit", ("tests/unit", "-m", "not node_image")),
     Suite("integration in process", ("tests/integration", "-m", "not node_image")),
     Suite("hostile input in process", ("tests/hostile",)),
+    Suite("simulation of networks with seeded faults", ("tests/simulation",)),
 )
 CONTAINER_SUITES = (
     Suite("TPM, liboqs and post-quantum TLS in the node image", (*IN_NODE_IMAGE, "-m", "node_image"), True),

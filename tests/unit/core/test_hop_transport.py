@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
+from node.core.carried_extensions import MAX_CARRIED_BYTES
 from node.core.keys import Parcel
 from node.crypto.errors import UnknownSuiteError
 from node.errors import BadRequestError, NoRouteError, ReplayedTransferError
@@ -23,6 +24,7 @@ NEVER = ("mlkem768+frodokem976aes-v1", STRONG, "mlkem768-v2", "", "null")
 OTHER_ID = "00000000-0000-4000-8000-000000000000"
 TAG = "AAAAAAAAAAAAAAAAAAAAAA=="
 VALUE = "A" * 43 + "="
+CARRIED = '[{"E1_x":{"y":[1,null]}},{}]'
 
 
 @pytest_asyncio.fixture
@@ -38,8 +40,10 @@ CHANGES: dict[tuple[type[BaseModel], str], Any] = {
     (ExtKeyContainer, "initiator_sae_id"): "a2",
     (ExtKeyContainer, "target_sae_ids"): ["b2"],
     (ExtKeyContainer, "ack_callback_url"): "https://n1:8020/kmapi/v1/ext_keys/ack/",
+    (ExtKeyContainer, "extension_optional"): {"E1_x": {"y": 1}},
     (ExtKey, "key_id"): OTHER_ID,
     (ExtKey, "value"): VALUE,
+    (ExtKey, "extension"): {"E1_x": {"y": 1}},
     (HybridTransport, "suite"): STRONG,
     (HybridTransport, "protection"): "pqc",
     (HybridTransport, "transfer_id"): OTHER_ID,
@@ -61,8 +65,7 @@ CHANGES: dict[tuple[type[BaseModel], str], Any] = {
     (EndToEnd, "master_sae"): "a2",
     (EndToEnd, "slave_saes"): ["b2"],
 }
-# `extension_mandatory` holds the two headers; these two members nobody reads.
-WITHOUT_MEANING = {(ExtKeyContainer, "extension_optional"), (ExtKey, "extension")}
+# `extension_mandatory` holds the two headers.
 HEADERS = {(ExtKeyContainer, "extension_mandatory")}
 
 
@@ -88,7 +91,7 @@ def header_of(message: dict[str, Any]) -> dict[str, Any]:
 def test_every_member_of_a_message_has_an_attack_below() -> None:
     models: tuple[type[BaseModel], ...] = (ExtKeyContainer, ExtKey, HybridTransport, EndToEnd)
     members = {(model, name) for model in models for name in model.model_fields}
-    assert members == set(CHANGES) | WITHOUT_MEANING | HEADERS
+    assert members == set(CHANGES) | HEADERS
 
 
 @pytest.mark.parametrize(("model", "name"), CHANGES, ids=lambda part: getattr(part, "__name__", part))
@@ -102,9 +105,22 @@ async def test_one_member_changed_on_the_way_is_refused_and_keeps_nothing(
     assert await pair.deliver(genuine) == KEY
 
 
-@pytest.mark.parametrize(("model", "name"), sorted(WITHOUT_MEANING, key=str), ids=lambda part: str(part))
-async def test_member_that_nobody_reads_changes_nothing(pair: Pair, model: type[BaseModel], name: str) -> None:
-    assert await pair.deliver(changed(await pair.send(), model, name, {"E1_x": {"y": 1}})) == KEY
+async def test_extensions_arrive_as_they_were_sent_and_cannot_be_altered_or_left_out_on_the_way(pair: Pair) -> None:
+    genuine = await pair.send(lambda parcel: replace(parcel, carried=CARRIED))
+    assert genuine["extension_optional"] == {"E1_x": {"y": [1, None]}}
+    for altered in ({"E1_x": {"y": [1, 0]}}, {"E1_x": {"y": [1]}}, {"E1_z": 1}, None):
+        with pytest.raises(BadRequestError):
+            await pair.deliver(changed(genuine, ExtKeyContainer, "extension_optional", altered))
+    assert await pair.deliver(genuine) == KEY
+
+
+async def test_extensions_longer_than_a_node_carries_are_refused_and_keep_nothing(pair: Pair) -> None:
+    genuine, before = await pair.send(), pair.n2.books()
+    for model, name in ((ExtKeyContainer, "extension_optional"), (ExtKey, "extension")):
+        with pytest.raises(BadRequestError) as refused:
+            await pair.deliver(changed(genuine, model, name, {"E1_x": "y" * MAX_CARRIED_BYTES}))
+        assert refused.value.details.keys() == {"extension_optional"}
+    assert pair.n2.books() == before
 
 
 # What a node on the way can do to a sealed parcel before it protects it for the next hop, honestly.
@@ -122,8 +138,8 @@ FORGED: dict[str, Any] = {
     "end_to_end.tags": (bytes(16),),
 }
 # A way grows hop by hop, so its origin cannot have authenticated it; the rest is local to a node. That an honest way
-# is told, and an honest expiry, is what nodes on the way are trusted with (node/README.md).
-NOT_BOUND = {"parcel_id", "path", "protections", "upstream", "downstream", "expires_at"}
+# is told, an honest expiry, and extensions as they came, is what nodes on the way are trusted with (node/README.md).
+NOT_BOUND = {"parcel_id", "path", "protections", "upstream", "downstream", "expires_at", "carried", "synchronous"}
 # Only wrapped keys have block IDs, bound in `WrapContext`, and only they and what comes after them may name SAEs apart.
 OF_OTHER_PURPOSES = {"end_to_end.block_ids", "end_to_end.master_sae", "end_to_end.slave_saes"}
 
