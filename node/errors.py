@@ -9,6 +9,7 @@ KmstnError
 │   ├── NoRouteError
 │   ├── UnsupportedExtensionError
 │   └── ReplayedTransferError      503 and not 400: what came first may have been kept
+├── OutcomeUnknownError            408: synchronous mode, and the keys may have been kept
 ├── PeerError                      a neighbouring node
 │   ├── PeerRefusedError           answered 400 or 401: it kept nothing
 │   └── PeerUncertainError         anything else: it may have kept the keys
@@ -81,6 +82,10 @@ class ReplayedTransferError(CannotServeError):
     """A transfer ID that was accepted before."""
 
     reason = "replayed_transfer"
+
+
+class OutcomeUnknownError(KmstnError):
+    """What became of the keys is not known in the time that a neighbour is kept waiting."""
 
 
 class PeerError(KmstnError):

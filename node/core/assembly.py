@@ -147,6 +147,7 @@ class Core:
         relay = Relay(settings.node, callback_url, self.federation, hops, destination, self._world)
         relay.on_arrival = arrivals.notify
         relay.pool_reserve = settings.pool.reserve_link_keys
+        relay.answer_timeout_s = settings.delivery.relay_timeout_s
         return relay
 
     def _stock(self, neighbour: str, device: QkdDevice) -> LinkKeyStock:

@@ -50,11 +50,13 @@ class Destination:
         A key that is not here may still be on its way, overtaken by the request to void it: that it was voided is
         remembered, so that it is refused when it arrives.
         """
-        ledger.drop_inbound_block(initiator, key_id)
+        dropped = ledger.drop_inbound_block(initiator, key_id)
         record = ledger.record(key_id)
         if record is None:
             until = self._clock.now() + VOIDS_REMEMBERED_S
-            ledger.add_record(KeyRecord(key_id, initiator, (), 0, Grade.PQC, (), KeyState.VOIDED, until))
+            ledger.add_records([KeyRecord(key_id, initiator, (), 0, Grade.PQC, (), KeyState.VOIDED, until)])
+        if dropped:
+            return KeyState.VOIDED
         if record is None or record.master_sae != initiator:
             return None
         local = [sae for sae in record.slave_saes if sae in self._saes]
@@ -84,20 +86,23 @@ class Destination:
             values, grade = self._unwrap(ledger, parcel)
         else:
             values, grade = self._open_seal(parcel), grade_of(parcel.protections)
-        for key_id, value in zip(parcel.key_ids, values, strict=True):
-            ledger.add_record(
+        keys = [KeyBlock(key_id, value) for key_id, value in zip(parcel.key_ids, values, strict=True)]
+        ledger.add_records(
+            [
                 KeyRecord(
-                    key_id=key_id,
+                    key_id=key.key_id,
                     master_sae=parcel.initiator_sae,
                     slave_saes=parcel.target_saes,
-                    size_bits=8 * len(value),
+                    size_bits=8 * len(key.value),
                     grade=grade,
                     path=parcel.path,
                     state=KeyState.DEPOSITED,
                     expires_at=parcel.expires_at,
                 )
-            )
-            ledger.deposit(KeyBlock(key_id, value), parcel.target_saes)
+                for key in keys
+            ]
+        )
+        ledger.deposit(keys, parcel.target_saes)
 
     def _open_seal(self, parcel: Parcel) -> tuple[bytes, ...]:
         seal = parcel.end_to_end

@@ -115,6 +115,16 @@ class Federation:
             raise NoRouteError(f"no route from {self._settings.node} to {node}")
         return route
 
+    def onward(self, node: str, sender: str) -> Route:
+        """Return the route on for what came from a neighbour; raises NoRouteError, BadRequestError if it leads back."""
+        try:
+            return self.route_to(node, avoid=sender)
+        except NoRouteError as error:
+            if self.routing.route(node) is None:
+                raise
+            leads = {"invalid_routing": f"leads back to {sender}"}
+            raise BadRequestError(str(error), leads, slug="key-routing-error") from error
+
     def hop_key(self, neighbour: str) -> KemPublicKey:
         """Return the neighbour's KEM key for hops; raises NoRouteError while it has not advertised one."""
         return self._kem_key(neighbour, "hop")

@@ -180,7 +180,7 @@ class KeyDelivery:
             ready, grades = wrapped(ledger, parcel)
             check_grade(weakest(grades), order.demands)
             way = (self._settings.node, *self._federation.route_to(share.home).node_path)
-            _add_records(ledger, self._records(order, keys, weakest(grades), way, KeyState.UNDERWAY))
+            ledger.add_records(self._records(order, keys, weakest(grades), way, KeyState.UNDERWAY))
             return ready
 
         awaited = await self._relay.send(parcel, prepare)
@@ -196,7 +196,7 @@ class KeyDelivery:
         provider = self._settings.kem_provider
 
         def prepare(ledger: Ledger, bare: Parcel) -> Parcel:
-            _add_records(ledger, records)
+            ledger.add_records(records)
             return sealed(bare, seal_key, provider)
 
         outcome = await self._await_relayed(parcel, await self._relay.send(parcel, prepare))
@@ -236,9 +236,8 @@ class KeyDelivery:
         state = KeyState.DEPOSITED if local else KeyState.RELAYED
 
         def keep(ledger: Ledger) -> None:
-            _add_records(ledger, self._records(order, keys, grade, path, state))
-            for key in keys:
-                ledger.deposit(key, local)
+            ledger.add_records(self._records(order, keys, grade, path, state))
+            ledger.deposit(keys, local)
 
         try:
             await self._world.store.transact(keep)
@@ -307,8 +306,3 @@ def _fetch(
         if not ledger.deposits_left(key_id):
             ledger.update_record(key_id, KeyState.DELIVERED)
     return tuple(keys)
-
-
-def _add_records(ledger: Ledger, records: Collection[KeyRecord]) -> None:
-    for record in records:
-        ledger.add_record(record)

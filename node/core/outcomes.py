@@ -53,6 +53,19 @@ def close_books(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Colle
             log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)
 
 
+def weaker(one: Outcome, other: Outcome) -> Outcome:
+    """Return the outcome that stands for both: of keys of one parcel that were acknowledged one after the other."""
+    if one.status is not other.status:
+        return one if one.status is AckStatus.FAILED else other
+    return one if one.grade is Grade.PQC else other
+
+
+def fails_as_a_whole(parcel: Parcel, outcome: Outcome) -> bool:
+    """Tell whether what befell some keys befalls all of a parcel: session keys are answered all together or not at all."""
+    own = parcel.upstream is None and parcel.purpose is Purpose.SESSION_KEY
+    return own and outcome.status is AckStatus.FAILED
+
+
 def is_still_owed(parcel: Parcel, outcome: Outcome) -> bool:
     """Tell whether a failure leaves a key owed: one of this node that a master may hold, given up on the way.
 

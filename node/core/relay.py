@@ -11,20 +11,22 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
+from node.core.answers import Answer
 from node.core.destination import Destination, ParcelRefusedError
 from node.core.federation import Federation
 from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
-from node.core.keys import KeyState, Parcel
+from node.core.keys import Parcel
 from node.core.outcomes import (
     Outcome,
     acknowledgement,
     close_books,
+    fails_as_a_whole,
     is_still_owed,
-    key_ids_between,
     outcome_of,
-    void_outcomes,
+    weaker,
 )
 from node.core.ports import Background, Clock, Ledger, PeerNode, Randomness, Store
+from node.core.voiding import Voids
 from node.errors import (
     BadRequestError,
     CannotServeError,
@@ -45,6 +47,8 @@ SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
 OWED_PAUSE_S = 2.0
 LONGEST_LIFETIME_S = 86_400.0
+# Keys whose books were closed not long ago: being told of them again is nothing to refuse.
+SETTLED_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,13 @@ class Relay:
         self._world = world
         self._awaited: dict[str, tuple[asyncio.Future[Outcome], float]] = {}
         self._under_way: dict[str, Parcel] = {}
-        self._void_routes: dict[str, str] = {}
+        self._so_far: dict[str, Outcome] = {}
+        self._settled: dict[str, None] = {}
+        self._answers: dict[str, Answer] = {}
+        self._voids = Voids(node, callback_url, federation, destination)
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
         self.pool_reserve = 0
+        self.answer_timeout_s = 8.0
 
     async def send(self, parcel: Parcel, prepare: Callable[[Ledger, Parcel], Parcel]) -> "asyncio.Future[Outcome]":
         """Start a parcel on its way: returns, once its first hop is durable, what will hold its outcome.
@@ -118,36 +126,63 @@ class Relay:
             self._federation.check_origin(header.purpose, header.path, end.origin, parties)
             return await self._arrive(sender, incoming)
         try:
-            route = self._federation.route_to(end.destination, avoid=sender)
+            route = self._federation.onward(end.destination, sender)
         except NoRouteError as error:
-            slug, known = "key-routing-error", self._federation.routing.route(end.destination)
-            if known is not None:
-                raise BadRequestError(str(error), {"invalid_routing": "leads back"}, slug=slug) from error
-            raise
+            raise BadRequestError(str(error), {error.reason: str(error)}, slug="key-routing-error") from error
         return await self._pass_on(sender, incoming, route.next_hop)
 
+    async def accept_and_answer(self, sender: str, incoming: Incoming) -> tuple[AckContainer, ...]:
+        """Take over a transfer in synchronous mode; returns what became of its keys, and never calls back.
+
+        Raises OutcomeUnknownError when that takes too long, and what `accept` raises.
+        """
+        answer = Answer([key.key_id for key in incoming.container.keys])
+        self._answers[incoming.parcel_id] = answer
+        try:
+            await self.accept(sender, incoming)
+            return await answer.within(self.answer_timeout_s)
+        finally:
+            del self._answers[incoming.parcel_id]
+
     async def acknowledged(self, sender: str, acks: Collection[AckContainer]) -> None:
-        """Take over what a neighbour says of keys that went out through it, and tell the node before."""
+        """Take over what a neighbour says of keys that went out through it, and tell the node before.
+
+        Raises BadRequestError if all that it speaks of are keys that this node never heard of.
+        """
+        strange = known = False
         # All are read before the first is acted upon: a request that is refused has changed nothing.
         for ack, outcome in [(ack, outcome_of(ack)) for ack in acks]:
             key_ids = [entry.key_id for entry in ack.key_id_container]
-            if ack.ack_status in (AckStatus.RELAYED, AckStatus.FAILED):
-                await self._settle(sender, ack, key_ids, outcome)
-            else:
-                self._pass_void_ack(ack, key_ids)
+            if ack.ack_status not in (AckStatus.RELAYED, AckStatus.FAILED):
+                self._voids.acknowledged(ack)
+            elif not await self._settle(sender, ack, key_ids, outcome):
+                strange = True
+                continue
+            known = True
+        if strange and not known:
+            wrong = {"key_id_container": "none of these keys went this way"}
+            raise BadRequestError("the keys are not present", wrong, slug="key-not-present")
 
     async def void(self, sender: str, request: VoidContainer) -> None:
-        """Take over a request to void keys: here if their targets are at home here, else towards their home."""
-        home = self._federation.end_of(request.target_sae_ids[0])
-        key_ids = request.key_ids
-        if home == self._node:
-            await self._void_here(sender, request)
-            return
-        next_hop = self._federation.route_to(home, avoid=sender).next_hop
-        self._void_routes.update(dict.fromkeys(key_ids, sender))
-        while len(self._void_routes) > 10_000:
-            self._void_routes.pop(next(iter(self._void_routes)))
-        self._world.background.spawn(self._send_void(next_hop, request))
+        """Take over a request to void keys: here if their targets are at home here, else towards their home.
+
+        What is done here is durable when this returns. Raises BadRequestError, NoRouteError.
+        """
+        reply = partial(self._call_back, sender)
+        next_hop = self._voids.next_hop(sender, request)
+        if next_hop is None:
+            reply(await self._voids.here(self._world.store, request))
+        else:
+            self._world.background.spawn(self._voids.send(self._world.peers[next_hop], request, reply))
+
+    async def void_and_answer(self, sender: str, request: VoidContainer) -> tuple[AckContainer, ...]:
+        """Void in synchronous mode; returns what came of it. Raises OutcomeUnknownError, and what `void` raises."""
+        next_hop = self._voids.next_hop(sender, request)
+        if next_hop is None:
+            return await self._voids.here(self._world.store, request)
+        answer = Answer(request.key_ids)
+        self._world.background.spawn(self._voids.send(self._world.peers[next_hop], request, answer.take))
+        return await answer.within(self.answer_timeout_s)
 
     async def give_up(self, parcel: Parcel, reason: str) -> None:
         """End an own parcel whose outcome is unknown: voided along its way, its keys never used."""
@@ -246,7 +281,7 @@ class Relay:
     async def _arrive(self, sender: str, incoming: Incoming) -> None:
         link = self._federation.link_to(sender)
 
-        def keep(ledger: Ledger) -> Outcome:
+        def keep(ledger: Ledger) -> tuple[Parcel, Outcome]:
             self._first_time(ledger, sender, incoming)
             parcel = self._hops.receive(ledger, incoming, link)
             protection = expected_protection(link.kind, parcel.purpose)
@@ -254,18 +289,15 @@ class Relay:
             try:
                 self._destination.keep(ledger, here)
             except ParcelRefusedError as error:
-                return Outcome(AckStatus.FAILED, here.path, here.protections, str(error))
-            return Outcome(AckStatus.RELAYED, here.path, here.protections)
+                return here, Outcome(AckStatus.FAILED, here.path, here.protections, str(error))
+            return here, Outcome(AckStatus.RELAYED, here.path, here.protections)
 
-        outcome = await self._world.store.transact(keep)
-        key_ids = [key.key_id for key in incoming.container.keys]
+        parcel, outcome = await self._world.store.transact(keep)
         if outcome.status is AckStatus.FAILED:
             log.warning("keys from %s refused: %s", incoming.end_to_end.origin, outcome.message)
         else:
-            self.on_arrival(key_ids)
-        container = incoming.container
-        ack = acknowledgement(key_ids, container.initiator_sae_id, container.target_sae_ids, outcome)
-        self._world.background.spawn(self._tell(sender, ack))
+            self.on_arrival(parcel.key_ids)
+        self._acknowledge(parcel, outcome, parcel.key_ids)
 
     async def _pass_on(self, sender: str, incoming: Incoming, next_hop: str) -> None:
         link = self._federation.link_to(sender)
@@ -304,10 +336,10 @@ class Relay:
 
     # The way back.
 
-    async def _settle(self, sender: str, ack: AckContainer, key_ids: list[str], outcome: Outcome) -> None:
+    async def _settle(self, sender: str, ack: AckContainer, key_ids: list[str], outcome: Outcome) -> bool:
         """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay.
 
-        One key may go to several nodes, to each for other targets: an acknowledgement is of the parcel for its own.
+        Returns whether this node knows, or knew lately, any of the keys, if there are any. One key may go to several nodes, to each for other targets: an acknowledgement is of the parcel for its own.
         In transit, the node before hears of it first: should this node stop before its books are closed, it sends the
         parcel again after its restart, and is told once more what became of it.
         """
@@ -321,23 +353,27 @@ class Relay:
         if known is not None and ahead:
             self._report(known, outcome, key_ids)
 
-        def close(ledger: Ledger) -> list[tuple[Parcel, list[str]]]:
+        def close(ledger: Ledger) -> tuple[list[_Closing], bool]:
             groups: dict[str, tuple[Parcel, list[str]]] = {}
-            for key_id, parcel in ledger.parcels_of(key_ids).items():
+            found = ledger.parcels_of(key_ids)
+            for key_id, parcel in found.items():
                 if _is_of(ack, parcel, sender):
                     groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
-            for parcel, its_keys in groups.values():
-                if not is_still_owed(parcel, outcome):
-                    close_books(ledger, parcel, outcome, its_keys)
-            return list(groups.values())
+            closings = [_close(ledger, parcel, outcome, its_keys) for parcel, its_keys in groups.values()]
+            return closings, bool(found) or any(ledger.record(key_id) is not None for key_id in key_ids)
 
-        for parcel, its_keys in await self._world.store.transact(close):
-            if is_still_owed(parcel, outcome):
+        closings, present = await self._world.store.transact(close)
+        for closing in closings:
+            parcel = closing.parcel
+            if closing.owed:
                 self._world.background.spawn(self._send_again_later(parcel))
                 continue
             self._forget(parcel)
             if not ahead:
-                self._report(parcel, outcome, its_keys)
+                self._report(parcel, outcome, closing.key_ids, whole=closing.whole)
+            if closing.in_part and fails_as_a_whole(parcel, outcome):
+                self._world.background.spawn(self._void_downstream(parcel))
+        return ahead or present or not key_ids or any(key_id in self._settled for key_id in key_ids)
 
     async def _finish(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
         await self._world.store.transact(partial(close_books, parcel=parcel, outcome=outcome, key_ids=key_ids))
@@ -362,45 +398,53 @@ class Relay:
 
     def _forget(self, parcel: Parcel) -> None:
         self._under_way.pop(parcel.key_ids[0], None)
+        self._settled.update(dict.fromkeys(parcel.key_ids))
+        while len(self._settled) > SETTLED_REMEMBERED:
+            self._settled.pop(next(iter(self._settled)))
 
-    def _report(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
-        """Tell the node before, or whoever waits here."""
+    def _report(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str], *, whole: bool = True) -> None:
+        """Tell the node before, or whoever waits here: once the `whole` parcel is closed."""
         if parcel.upstream is not None:
-            ack = acknowledgement(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
-            self._world.background.spawn(self._tell(parcel.upstream, ack))
-        else:
-            awaited, _expiry = self._awaited.pop(parcel.parcel_id, (None, 0.0))
-            if awaited is not None and not awaited.done():
-                awaited.set_result(outcome)
+            return self._acknowledge(parcel, outcome, key_ids)
+        if parcel.parcel_id in self._so_far:
+            outcome = weaker(self._so_far.pop(parcel.parcel_id), outcome)
+        if not whole and parcel.parcel_id in self._awaited:
+            self._so_far[parcel.parcel_id] = outcome
+            return None
+        awaited, _expiry = self._awaited.pop(parcel.parcel_id, (None, 0.0))
+        if awaited is not None and not awaited.done():
+            awaited.set_result(outcome)
+        return None
+
+    def _acknowledge(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
+        """Say to the node before what became of keys: by a call back, or where it waits, if it waits still."""
+        ack = acknowledgement(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
+        if not parcel.synchronous:
+            self._call_back(parcel.upstream or "", (ack,))
+        elif (answer := self._answers.get(parcel.parcel_id)) is not None:
+            answer.take((ack,))
+
+    def _call_back(self, neighbour: str, acks: tuple[AckContainer, ...]) -> None:
+        self._world.background.spawn(self._tell(neighbour, *acks))
 
     def forget_expired(self, now: float) -> None:
         """Let go of what will not be acknowledged any more."""
         self._under_way = {key: parcel for key, parcel in self._under_way.items() if parcel.expires_at > now}
         self._awaited = {parcel: waiting for parcel, waiting in self._awaited.items() if waiting[1] > now}
+        self._so_far = {parcel: outcome for parcel, outcome in self._so_far.items() if parcel in self._awaited}
 
-    async def _tell(self, neighbour: str, ack: AckContainer) -> None:
+    async def _tell(self, neighbour: str, *acks: AckContainer) -> None:
         for attempt in range(ACK_ATTEMPTS):
             try:
-                return await self._world.peers[neighbour].ack((ack,))
+                return await self._world.peers[neighbour].ack(acks)
             except PeerError as error:
                 log.warning("%s did not take an acknowledgement: %s", neighbour, error)
+                if isinstance(error, PeerRefusedError):
+                    return None  # It will say the same again.
             await self._world.clock.sleep(RETRY_PAUSE_S * 2**attempt)
         return None
 
     # Voiding.
-
-    async def _void_here(self, sender: str, request: VoidContainer) -> None:
-        """Void, durably; what came of it is told in the background."""
-        initiator, targets = request.initiator_sae_id, request.target_sae_ids
-
-        def drop(ledger: Ledger) -> dict[str, KeyState | None]:
-            key_ids = request.key_ids or key_ids_between(ledger, initiator, targets)
-            return {key_id: self._destination.void(ledger, key_id, initiator) for key_id in key_ids}
-
-        states = await self._world.store.transact(drop)
-        for status, group in void_outcomes(states).items():
-            ack = acknowledgement(group, initiator, targets, Outcome(status))
-            self._world.background.spawn(self._tell(sender, ack))
 
     async def _void_downstream(self, parcel: Parcel) -> None:
         request = VoidContainer(
@@ -409,20 +453,32 @@ class Relay:
             target_sae_ids=parcel.target_saes,
             ack_callback_url=self._callback_url,
         )
-        await self._send_void(parcel.downstream, request)
+        await self._voids.send(self._world.peers[parcel.downstream], request)
 
-    async def _send_void(self, neighbour: str, request: VoidContainer) -> None:
-        ours = request.model_copy(update={"ack_callback_url": self._callback_url})
-        try:
-            await self._world.peers[neighbour].void(ours)
-        except PeerError as error:
-            log.warning("%s did not take a request to void keys: %s", neighbour, error)
 
-    def _pass_void_ack(self, ack: AckContainer, key_ids: list[str]) -> None:
-        upstreams = {self._void_routes.pop(key_id, None) for key_id in key_ids} - {None}
-        for upstream in upstreams:
-            if upstream is not None:
-                self._world.background.spawn(self._tell(upstream, ack))
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """What an acknowledgement did to a parcel: these of its keys are closed, or all of it is owed still.
+
+    `in_part` = it spoke of some of the keys only; `whole` = nothing of the parcel is open any more.
+    """
+
+    parcel: Parcel
+    key_ids: Collection[str]
+    owed: bool = False
+    in_part: bool = False
+    whole: bool = True
+
+
+def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> _Closing:
+    if is_still_owed(parcel, outcome):
+        return _Closing(parcel, key_ids, owed=True)
+    in_part = len(key_ids) < len(parcel.key_ids)
+    if in_part and fails_as_a_whole(parcel, outcome):
+        key_ids = parcel.key_ids
+    close_books(ledger, parcel, outcome, key_ids)
+    whole = not in_part or not ledger.parcels_of(parcel.key_ids)
+    return _Closing(parcel, key_ids, in_part=in_part, whole=whole)
 
 
 def _is_of(ack: AckContainer, parcel: Parcel, sender: str) -> bool:

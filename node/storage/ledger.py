@@ -6,6 +6,7 @@ Numbers in stock are kept by triggers (schema.sql), so that asking for them cost
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 from node.core.kem_keys import KemKey
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock
@@ -15,6 +16,11 @@ from node.storage.value_cipher import ValueCipher
 
 def _marks(values: Collection[object]) -> str:
     return ",".join("?" * len(values))
+
+
+@lru_cache(maxsize=1024)
+def _names_to_json(names: tuple[str, ...]) -> str:
+    return json.dumps(names)
 
 
 class _Tables:
@@ -113,8 +119,9 @@ class _Pools(_Tables):
     def drop_blocks(self, key_ids: Collection[str]) -> None:
         self._many("DELETE FROM pool_block WHERE key_id = ?", [(key_id,) for key_id in key_ids])
 
-    def drop_inbound_block(self, peer: str, key_id: str) -> None:
-        self._sql("DELETE FROM pool_block WHERE key_id = ? AND peer = ? AND direction = 'in'", (key_id, peer))
+    def drop_inbound_block(self, peer: str, key_id: str) -> bool:
+        query = "DELETE FROM pool_block WHERE key_id = ? AND peer = ? AND direction = 'in'"
+        return self._sql(query, (key_id, peer)).rowcount == 1
 
     def drop_pool(self, peer: str) -> int:
         query = "DELETE FROM pool_block WHERE peer = ? AND direction = 'out' AND ready = 1"
@@ -179,20 +186,21 @@ class _Parcels(_Tables):
 
 
 class _Records(_Tables):
-    def add_record(self, record: KeyRecord) -> None:
-        self._sql(
-            "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    def add_records(self, records: Collection[KeyRecord]) -> None:
+        rows = [
             (
                 record.key_id,
                 record.master_sae,
-                json.dumps(record.slave_saes),
+                _names_to_json(record.slave_saes),
                 record.size_bits,
                 record.grade,
-                json.dumps(record.path),
+                _names_to_json(record.path),
                 record.state,
                 record.expires_at,
-            ),
-        )
+            )
+            for record in records
+        ]
+        self._many("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def record(self, key_id: str) -> KeyRecord | None:
         row = self._sql("SELECT * FROM record WHERE key_id = ?", (key_id,)).fetchone()
@@ -207,13 +215,14 @@ class _Records(_Tables):
     ) -> None:
         self._sql("UPDATE record SET state = ? WHERE key_id = ?", (state, key_id))
         if path is not None:
-            self._sql("UPDATE record SET path = ? WHERE key_id = ?", (json.dumps(path), key_id))
+            self._sql("UPDATE record SET path = ? WHERE key_id = ?", (_names_to_json(path), key_id))
         if grade is not None:
             self._sql("UPDATE record SET grade = ? WHERE key_id = ?", (grade, key_id))
 
-    def deposit(self, key: KeyBlock, slave_saes: Collection[str]) -> None:
-        sealed = self._seal("deposit", key.key_id, key.value)
-        self._many("INSERT INTO deposit VALUES (?, ?, ?)", [(key.key_id, slave, sealed) for slave in slave_saes])
+    def deposit(self, keys: Collection[KeyBlock], slave_saes: Collection[str]) -> None:
+        sealed = [(key.key_id, self._seal("deposit", key.key_id, key.value)) for key in keys]
+        rows = [(key_id, slave, value) for key_id, value in sealed for slave in slave_saes]
+        self._many("INSERT INTO deposit VALUES (?, ?, ?)", rows)
 
     def fetch_deposit(self, key_id: str, slave_sae: str) -> bytes | None:
         query = "DELETE FROM deposit WHERE key_id = ? AND slave_sae = ? RETURNING sealed"

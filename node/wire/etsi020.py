@@ -16,6 +16,9 @@ from node.settings import SaeId
 
 PROBLEM_BASE = "https://qkd.etsi.org/gs020-interop-kms/"
 MAX_BODY_BYTES = 4 * 1024 * 1024
+# Of one transfer, acknowledgement or request to void.
+MAX_KEYS = 1024
+SYNCHRONOUS_MODE = "synchronous_mode"
 
 
 def _decode_base64(value: object) -> object:
@@ -64,7 +67,7 @@ class ExtKey(Wire020):
 class ExtKeyContainer(Wire020):
     """Body of `POST /kmapi/v1/ext_keys`."""
 
-    keys: tuple[ExtKey, ...] = Field(min_length=1, max_length=1024)
+    keys: tuple[ExtKey, ...] = Field(min_length=1, max_length=MAX_KEYS)
     initiator_sae_id: SaeId
     target_sae_ids: tuple[SaeId, ...] = Field(min_length=1, max_length=64)
     ack_callback_url: str | None = Field(default=None, max_length=1024)
@@ -82,7 +85,7 @@ class KeyIdEntry(Wire020):
 class AckContainer(Wire020):
     """What became of some keys between an initiator and its targets."""
 
-    key_id_container: tuple[KeyIdEntry, ...] = Field(max_length=1024)
+    key_id_container: tuple[KeyIdEntry, ...] = Field(max_length=MAX_KEYS)
     ack_status: AckStatus
     initiator_sae_id: SaeId
     target_sae_ids: tuple[SaeId, ...] = Field(max_length=64)
@@ -93,7 +96,7 @@ class AckContainer(Wire020):
 class VoidContainer(Wire020):
     """Body of `POST /kmapi/v1/ext_keys/void`."""
 
-    key_ids: tuple[KeyId, ...] = Field(max_length=1024)
+    key_ids: tuple[KeyId, ...] = Field(max_length=MAX_KEYS)
     initiator_sae_id: SaeId
     target_sae_ids: tuple[SaeId, ...] = Field(min_length=1, max_length=64)
     ack_callback_url: str | None = Field(default=None, max_length=1024)
@@ -110,7 +113,7 @@ class VersionContainer(Wire020):
 
 
 AckContainers = TypeAdapter(Annotated[tuple[AckContainer, ...], Field(max_length=1024)])
-Slug = Literal["missing-parameters", "invalid-parameter"]
+Slug = Literal["missing-parameters", "invalid-parameter", "ack-not-understood", "void-request-not-understood"]
 
 
 class MessageFormatError(ValueError):
@@ -125,12 +128,12 @@ class MessageFormatError(ValueError):
 WireT = TypeVar("WireT", bound=Wire020)
 
 
-def parse(model: type[WireT], body: bytes) -> WireT:
-    """Read one container; raises MessageFormatError naming each wrong member."""
+def parse(model: type[WireT], body: bytes, not_understood: Slug = "invalid-parameter") -> WireT:
+    """Read one container; raises MessageFormatError naming each wrong member, `not_understood` if it is none at all."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _format_error(error) from None
+        raise _format_error(error, not_understood) from None
 
 
 def parse_acks(body: bytes) -> tuple[AckContainer, ...]:
@@ -138,7 +141,7 @@ def parse_acks(body: bytes) -> tuple[AckContainer, ...]:
     try:
         return AckContainers.validate_json(body)
     except ValidationError as error:
-        raise _format_error(error) from None
+        raise _format_error(error, "ack-not-understood") from None
 
 
 def dump(container: Wire020) -> bytes:
@@ -159,8 +162,15 @@ def problem(status: int, slug: str, title: str, details: Mapping[str, str]) -> b
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-def _format_error(error: ValidationError) -> MessageFormatError:
+def _format_error(error: ValidationError, not_understood: Slug) -> MessageFormatError:
     findings = error.errors(include_url=False, include_context=False, include_input=False)[:16]
     details = {".".join(map(str, finding["loc"])) or "body": finding["msg"] for finding in findings}
     missing = all(finding["type"] == "missing" for finding in findings)
+    if not missing and any(_is_of_the_whole(finding["loc"]) for finding in findings):
+        return MessageFormatError(not_understood, details)
     return MessageFormatError("missing-parameters" if missing else "invalid-parameter", details)
+
+
+def _is_of_the_whole(place: tuple[int | str, ...]) -> bool:
+    """Tell whether a finding is about a body, a container of an array, or the status that it is sent for."""
+    return place == () or place[1:] == ("ack_status",) or (len(place) == 1 and isinstance(place[0], int))

@@ -65,8 +65,8 @@ def deposit_for_the_wrong_slave() -> list[tuple[Any, str, Any]]:
     """The node of two SAEs keeps a key for the other one."""
     whole, swap = _owner("deposit").__dict__["deposit"], {"a1": "a2", "a2": "a1"}
 
-    def deposit(self: SqliteLedger, key: KeyBlock, slave_saes: Collection[str]) -> None:
-        whole(self, key, tuple(swap.get(slave, slave) for slave in slave_saes))
+    def deposit(self: SqliteLedger, keys: Collection[KeyBlock], slave_saes: Collection[str]) -> None:
+        whole(self, keys, tuple(swap.get(slave, slave) for slave in slave_saes))
 
     return [(_owner("deposit"), "deposit", deposit)]
 

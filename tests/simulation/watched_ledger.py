@@ -91,9 +91,9 @@ class WatchedLedger(SqliteLedger):
         super().add_parcel(parcel)
         self.told.append(partial(self._witness.parcel_kept, self._node, parcel))
 
-    def add_record(self, record: KeyRecord) -> None:
-        super().add_record(record)
-        self.told.append(partial(self._witness.record_added, self._node, record))
+    def add_records(self, records: Collection[KeyRecord]) -> None:
+        super().add_records(records)
+        self.told += [partial(self._witness.record_added, self._node, record) for record in records]
 
     def update_record(
         self, key_id: str, state: KeyState, path: tuple[str, ...] | None = None, grade: Grade | None = None
@@ -101,9 +101,9 @@ class WatchedLedger(SqliteLedger):
         super().update_record(key_id, state, path, grade)
         self.told.append(partial(self._witness.record_updated, self._node, key_id, state, path, grade))
 
-    def deposit(self, key: KeyBlock, slave_saes: Collection[str]) -> None:
-        super().deposit(key, slave_saes)
-        self.told.append(partial(self._witness.deposited, self._node, key, tuple(slave_saes)))
+    def deposit(self, keys: Collection[KeyBlock], slave_saes: Collection[str]) -> None:
+        super().deposit(keys, slave_saes)
+        self.told += [partial(self._witness.deposited, self._node, key, tuple(slave_saes)) for key in keys]
 
     def fetch_deposit(self, key_id: str, slave_sae: str) -> bytes | None:
         if (value := super().fetch_deposit(key_id, slave_sae)) is not None:

@@ -11,7 +11,7 @@ from node.errors import BadRequestError
 from node.wire.etsi020 import ExtKey, ExtKeyContainer, dump, parse
 
 PLAIN: dict[str, Any] = {"initiator_sae_id": "a1", "target_sae_ids": ["b"]}
-VALUES = [
+VALUES: list[Any] = [
     None,
     {"member": None, "list": [None, {}, []]},
     1.0,

@@ -41,7 +41,7 @@ def test_pool_block_taken_before_a_restart_is_not_there_after_it(tmp_path: Path)
 
 
 def test_key_is_fetched_once_by_each_slave_whatever_restarts(tmp_path: Path) -> None:
-    at_once(tmp_path, lambda ledger: ledger.deposit(KeyBlock("s1", b"session"), ["b", "c"]))
+    at_once(tmp_path, lambda ledger: ledger.deposit([KeyBlock("s1", b"session")], ["b", "c"]))
     fetched = [at_once(tmp_path, lambda ledger: ledger.fetch_deposit("s1", "b")) for _ in range(2)]
     assert fetched == [b"session", None]
     assert at_once(tmp_path, lambda ledger: ledger.deposits_left("s1")) == 1

@@ -29,7 +29,7 @@ def one_of_each(ledger: Ledger) -> None:
     ledger.add_link_keys(LINK, Direction.OUT, [KeyBlock("k2", bytes(32))], ready=True)
     ledger.add_blocks("n9", Direction.OUT, [PoolBlock("b1", VALUES["pool"], Grade.QKD)], ready=True)
     ledger.add_kem_key(KemKey("hop", "mlkem768-v1", "e1", b"public", VALUES["kem"], 1e12))
-    ledger.deposit(KeyBlock("s1", VALUES["dep"]), ["b", "c"])
+    ledger.deposit([KeyBlock("s1", VALUES["dep"])], ["b", "c"])
     ledger.add_parcel(parcel("p1", ("s2",), bodies=(BODY,)))
     ledger.add_parcel(parcel("p2", ("s3",), bodies=(BODY[::-1],)))
 

@@ -152,8 +152,8 @@ def everything(ledger: Ledger) -> None:
     for number in range(50):
         key_id = f"s{number}"
         record = KeyRecord(key_id, "a", ("b",), 256, Grade.QKD, ("n1", "n2"), KeyState.DEPOSITED, 1e12)
-        ledger.add_record(record)
-        ledger.deposit(KeyBlock(key_id, bytes([number]) * 32), ["b"])
+        ledger.add_records([record])
+        ledger.deposit([KeyBlock(key_id, bytes([number]) * 32)], ["b"])
         ledger.add_parcel(parcel(f"p{number}", (f"x{number}",)))
 
 
