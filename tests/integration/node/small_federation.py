@@ -27,21 +27,31 @@ from node.storage.value_cipher import ValueCipher
 from tests.certificates import Credential, issue, make_authority, write_identity
 
 GROUPS = "prime256v1"
+PORTS = range(10_000, 20_000)
 DATA_KEY = bytes(range(32))
 LAYOUT = {"n1": ("east", ("a1", "a2")), "n2": ("east", ("b",)), "n3": ("west", ("c",))}
 HOME = {sae: node for node, (_domain, saes) in LAYOUT.items() for sae in saes}
 
 
+_untried: list[int] = []
+
+
 def free_port() -> int:
-    """Return a port that is free, below those that the kernel gives to outgoing connections at any moment."""
-    for port in random.sample(range(10_000, 20_000), 500):
+    """Return a port that is free and was not returned before (as long as there are others).
+
+    It is below those that the kernel gives to outgoing connections at any moment.
+    """
+    for _ in range(2 * len(PORTS)):
+        if not _untried:
+            _untried.extend(random.sample(PORTS, len(PORTS)))
+        port = _untried.pop()
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise OSError("no free port between 10000 and 19999")
+    raise OSError(f"no free port between {PORTS[0]} and {PORTS[-1]}")
 
 
 @dataclass
