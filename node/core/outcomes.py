@@ -14,6 +14,9 @@ from node.wire.federation import PROVENANCE, HopProtection, Provenance, Purpose,
 
 log = logging.getLogger("kmstn.relay")
 
+# Of keys that are not under way, to tell a late acknowledgement from a senseless one: no more, since anybody can ask.
+LOOKED_UP = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -53,6 +56,52 @@ def close_books(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Colle
             log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)
 
 
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What an acknowledgement did to a parcel: these of its keys are closed, or all of it is owed still.
+
+    `in_part` = it spoke of some of the keys only; `whole` = nothing of the parcel is open any more.
+    """
+
+    parcel: Parcel
+    key_ids: Collection[str]
+    owed: bool = False
+    in_part: bool = False
+    whole: bool = True
+
+
+def close_acknowledged(ledger: Ledger, ack: AckContainer, sender: str, outcome: Outcome) -> tuple[list[Closing], bool]:
+    """Close the books of whatever an acknowledgement is of, in any grouping; tells too if any key is known here.
+
+    Keys that did not go through the sender, or not for these targets, stay as they are.
+    """
+    key_ids = [entry.key_id for entry in ack.key_id_container]
+    groups: dict[str, tuple[Parcel, list[str]]] = {}
+    found = ledger.parcels_of(key_ids)
+    for key_id, parcel in found.items():
+        if is_of(ack, parcel, sender):
+            groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
+    closings = [_close(ledger, parcel, outcome, its_keys) for parcel, its_keys in groups.values()]
+    return closings, bool(found) or any(ledger.record(key_id) is not None for key_id in key_ids[:LOOKED_UP])
+
+
+def is_of(ack: AckContainer, parcel: Parcel, sender: str) -> bool:
+    """Tell whether an acknowledgement is of this parcel, from the neighbour that it was sent to."""
+    parties = (ack.initiator_sae_id, frozenset(ack.target_sae_ids))
+    return parcel.downstream == sender and parties == (parcel.initiator_sae, frozenset(parcel.target_saes))
+
+
+def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> Closing:
+    if is_still_owed(parcel, outcome):
+        return Closing(parcel, key_ids, owed=True)
+    in_part = len(key_ids) < len(parcel.key_ids)
+    if in_part and fails_as_a_whole(parcel, outcome):
+        key_ids = parcel.key_ids
+    close_books(ledger, parcel, outcome, key_ids)
+    whole = not in_part or not ledger.parcels_of(parcel.key_ids)
+    return Closing(parcel, key_ids, in_part=in_part, whole=whole)
+
+
 def weaker(one: Outcome, other: Outcome) -> Outcome:
     """Return the outcome that stands for both: of keys of one parcel that were acknowledged one after the other."""
     if one.status is not other.status:
@@ -61,7 +110,7 @@ def weaker(one: Outcome, other: Outcome) -> Outcome:
 
 
 def fails_as_a_whole(parcel: Parcel, outcome: Outcome) -> bool:
-    """Tell whether what befell some keys befalls all of a parcel: session keys are answered all together or not at all."""
+    """Tell whether what befell some keys befalls all of a parcel: session keys are answered together or not at all."""
     own = parcel.upstream is None and parcel.purpose is Purpose.SESSION_KEY
     return own and outcome.status is AckStatus.FAILED
 

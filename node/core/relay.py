@@ -19,9 +19,10 @@ from node.core.keys import Parcel
 from node.core.outcomes import (
     Outcome,
     acknowledgement,
+    close_acknowledged,
     close_books,
     fails_as_a_whole,
-    is_still_owed,
+    is_of,
     outcome_of,
     weaker,
 )
@@ -339,30 +340,23 @@ class Relay:
     async def _settle(self, sender: str, ack: AckContainer, key_ids: list[str], outcome: Outcome) -> bool:
         """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay.
 
-        Returns whether this node knows, or knew lately, any of the keys, if there are any. One key may go to several nodes, to each for other targets: an acknowledgement is of the parcel for its own.
+        One key may go to several nodes, to each for other targets: an acknowledgement is of the parcel for its own.
         In transit, the node before hears of it first: should this node stop before its books are closed, it sends the
-        parcel again after its restart, and is told once more what became of it.
+        parcel again after its restart, and is told once more what became of it. Returns whether this node knows one of
+        the keys, or knew it lately.
         """
         known = self._under_way.get(key_ids[0]) if key_ids else None
         ahead = (
             known is not None
             and known.upstream is not None
             and known.key_ids == tuple(key_ids)
-            and _is_of(ack, known, sender)
+            and is_of(ack, known, sender)
         )
         if known is not None and ahead:
             self._report(known, outcome, key_ids)
 
-        def close(ledger: Ledger) -> tuple[list[_Closing], bool]:
-            groups: dict[str, tuple[Parcel, list[str]]] = {}
-            found = ledger.parcels_of(key_ids)
-            for key_id, parcel in found.items():
-                if _is_of(ack, parcel, sender):
-                    groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
-            closings = [_close(ledger, parcel, outcome, its_keys) for parcel, its_keys in groups.values()]
-            return closings, bool(found) or any(ledger.record(key_id) is not None for key_id in key_ids)
-
-        closings, present = await self._world.store.transact(close)
+        work = partial(close_acknowledged, ack=ack, sender=sender, outcome=outcome)
+        closings, present = await self._world.store.transact(work)
         for closing in closings:
             parcel = closing.parcel
             if closing.owed:
@@ -454,34 +448,3 @@ class Relay:
             ack_callback_url=self._callback_url,
         )
         await self._voids.send(self._world.peers[parcel.downstream], request)
-
-
-@dataclass(frozen=True, slots=True)
-class _Closing:
-    """What an acknowledgement did to a parcel: these of its keys are closed, or all of it is owed still.
-
-    `in_part` = it spoke of some of the keys only; `whole` = nothing of the parcel is open any more.
-    """
-
-    parcel: Parcel
-    key_ids: Collection[str]
-    owed: bool = False
-    in_part: bool = False
-    whole: bool = True
-
-
-def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> _Closing:
-    if is_still_owed(parcel, outcome):
-        return _Closing(parcel, key_ids, owed=True)
-    in_part = len(key_ids) < len(parcel.key_ids)
-    if in_part and fails_as_a_whole(parcel, outcome):
-        key_ids = parcel.key_ids
-    close_books(ledger, parcel, outcome, key_ids)
-    whole = not in_part or not ledger.parcels_of(parcel.key_ids)
-    return _Closing(parcel, key_ids, in_part=in_part, whole=whole)
-
-
-def _is_of(ack: AckContainer, parcel: Parcel, sender: str) -> bool:
-    """Tell whether an acknowledgement is of this parcel, from the neighbour that it was sent to."""
-    parties = (ack.initiator_sae_id, frozenset(ack.target_sae_ids))
-    return parcel.downstream == sender and parties == (parcel.initiator_sae, frozenset(parcel.target_saes))

@@ -24,6 +24,7 @@ from node.errors import (
     DeviceError,
     KmstnError,
     NotAuthorisedError,
+    OutcomeUnknownError,
     UnsupportedExtensionError,
     printable,
 )
@@ -33,11 +34,13 @@ from node.servers.plain_api import Handler, PlainApi
 from node.settings import NeighbourSettings
 from node.wire.etsi020 import (
     MAX_BODY_BYTES,
+    SYNCHRONOUS_MODE,
     ExtKeyContainer,
     MessageFormatError,
     VersionContainer,
     VoidContainer,
     dump,
+    dump_acks,
     parse,
     parse_acks,
     problem,
@@ -77,10 +80,7 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
         neighbour = neighbour_of(request)
         container = parse(ExtKeyContainer, await read_body(request, MAX_BODY_BYTES))
         _check_callback(container.ack_callback_url, neighbour)
-        await relay.accept(neighbour.node, _read_headers(container))
-        # What goes on from here leaves before the answer does: the key waits for it, the neighbour does not.
-        await asyncio.sleep(0)
-        return Response(status_code=202)
+        return await _take_over(relay, neighbour.node, _read_headers(container))
 
     async def ack(request: Request) -> Response:
         neighbour = neighbour_of(request)
@@ -90,11 +90,11 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
 
     async def void(request: Request) -> Response:
         neighbour = neighbour_of(request)
-        container = parse(VoidContainer, await read_body(request, MAX_BODY_BYTES))
+        container = parse(VoidContainer, await read_body(request, MAX_BODY_BYTES), "void-request-not-understood")
         _check_callback(container.ack_callback_url, neighbour)
-        if not container.key_ids and container.all_confirmation is not True:
-            details = {"no_all_confirmation": "no key_ids, and all_confirmation is not true"}
-            raise BadRequestError("no keys named", details, slug="no-key-ids-or-confirmation")
+        _check_named(container)
+        if container.ack_callback_url is None:
+            return json_response(dump_acks(await relay.void_and_answer(neighbour.node, container)))
         await relay.void(neighbour.node, container)
         return Response(status_code=202)
 
@@ -116,10 +116,20 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
     return PlainApi(lambda method, path: table.get((method, path), _not_found), _answer_error, _internal_error)
 
 
+async def _take_over(relay: Relay, sender: str, incoming: Incoming) -> Response:
+    if incoming.container.ack_callback_url is None:
+        return json_response(dump_acks(await relay.accept_and_answer(sender, incoming)))
+    await relay.accept(sender, incoming)
+    # What goes on from here leaves before the answer does: the key waits for it, the neighbour does not.
+    await asyncio.sleep(0)
+    return Response(status_code=202)
+
+
 @lru_cache(maxsize=4)
 def _versions(advert: FederationAdvert) -> bytes:
     """Serialise the answer once for as long as the advert stays the same: neighbours ask every second."""
-    return dump(VersionContainer(versions=("v1",), extension=extension(FEDERATION, advert)))
+    own = extension(FEDERATION, advert)
+    return dump(VersionContainer(versions=("v1",), capabilities=(SYNCHRONOUS_MODE,), extension=own))
 
 
 def _read_headers(container: ExtKeyContainer) -> Incoming:
@@ -147,13 +157,15 @@ def _read(model: Any, name: str, members: Mapping[str, Any]) -> Any:
 
 
 def _check_callback(url: str | None, neighbour: NeighbourSettings) -> None:
-    """Acknowledgements go to the neighbour's own API and nowhere else, whatever it asks for."""
-    if url is None:
-        raise BadRequestError(
-            "synchronous mode is not offered", {"ack_callback_url": "missing"}, slug="missing-parameters"
-        )
-    if not url.startswith(neighbour.url.rstrip("/") + "/"):
+    """Acknowledgements go to the neighbour's own API and nowhere else, whatever it asks for; without a URL, nowhere."""
+    if url is not None and not url.startswith(neighbour.url.rstrip("/") + "/"):
         raise BadRequestError("the callback is not the caller's own", {"ack_callback_url": "another host or port"})
+
+
+def _check_named(container: VoidContainer) -> None:
+    if not container.key_ids and container.all_confirmation is not True:
+        details = {"no_all_confirmation": "no key_ids, and all_confirmation is not true"}
+        raise BadRequestError("no keys named", details, slug="no-key-ids-or-confirmation")
 
 
 async def _not_found(request: Request) -> Response:
@@ -179,6 +191,9 @@ def _answer_error(request: Request, error: Exception) -> Response | None:
     elif isinstance(error, BadRequestError):
         status, slug, details = 400, error.slug, error.details
         log.warning("refused a request on %r: %s %s", where, said, printable(str(error.details), MAX_LOGGED_CHARACTERS))
+    elif isinstance(error, OutcomeUnknownError):
+        status, slug, details = 408, "timeout", {"timeout": str(error)}
+        log.info("no outcome in time for %r: %s", where, said)
     elif isinstance(error, CannotServeError):
         slug, details = error.slug, {error.reason: str(error)}
         log.info("cannot serve %r: %s", where, said)

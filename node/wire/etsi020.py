@@ -164,6 +164,9 @@ def problem(status: int, slug: str, title: str, details: Mapping[str, str]) -> b
 
 def _format_error(error: ValidationError, not_understood: Slug) -> MessageFormatError:
     findings = error.errors(include_url=False, include_context=False, include_input=False)[:16]
+    wrong_inside = {finding["loc"][:depth] for finding in findings for depth in range(len(finding["loc"]))}
+    # pydantic counts only the members of an array that are right, and then finds it too short as well.
+    findings = [one for one in findings if one["type"] != "too_short" or one["loc"] not in wrong_inside]
     details = {".".join(map(str, finding["loc"])) or "body": finding["msg"] for finding in findings}
     missing = all(finding["type"] == "missing" for finding in findings)
     if not missing and any(_is_of_the_whole(finding["loc"]) for finding in findings):
