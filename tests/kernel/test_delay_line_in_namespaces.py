@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.debian_tools import need
 from tests.kernel.three_hosts import ThreeHosts, impairment
 
 pytestmark = pytest.mark.kernel
@@ -26,9 +27,7 @@ Start = Callable[[tuple[str, ...]], subprocess.Popen[str]]
 def hosts(tmp_path: Path) -> Iterator[ThreeHosts]:
     if os.geteuid():
         pytest.skip("network namespaces need root")
-    missing = [tool for tool in (*WITHOUT_TC, "ping", "nsenter") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+    need((*WITHOUT_TC, "ping", "nsenter"))
     three = ThreeHosts(f"rt{os.getpid()}", tmp_path)
     try:
         yield three

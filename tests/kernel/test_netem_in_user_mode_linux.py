@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.debian_tools import need
+
 pytestmark = pytest.mark.kernel
 
 KERNEL = "linux.uml"
@@ -39,26 +41,11 @@ def observations(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 def require_kernel() -> str:
     """Return the path of the user-mode kernel, installing it where that is possible; else skip with the reason."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    if shutil.which(KERNEL) is None:
-        install_kernel()
+    need((*TOOLS, KERNEL))
     kernel = shutil.which(KERNEL)
     if kernel is None or not MODULES.is_dir():
         pytest.skip(f"user-mode-linux is installed without {KERNEL} or {MODULES}")
     return kernel
-
-
-def install_kernel() -> None:
-    if os.geteuid() or shutil.which("apt-get") is None:
-        pytest.skip("user-mode-linux is not installed: as root, `apt-get install user-mode-linux`")
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "user-mode-linux"]
-    for attempt in (command, ["apt-get", "update", "-qq"], command):
-        done = subprocess.run(attempt, capture_output=True, text=True, timeout=300, check=False)
-        if attempt is command and done.returncode == 0:
-            return
-    pytest.skip(f"user-mode-linux cannot be installed: {done.stderr.strip()[-300:]}")
 
 
 def run_guest(kernel: str, folder: Path) -> str:
