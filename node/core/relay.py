@@ -86,7 +86,7 @@ class Relay:
         self._so_far: dict[str, Outcome] = {}
         self._settled: dict[str, None] = {}
         self._answers: dict[str, Answer] = {}
-        self._voids = Voids(node, callback_url, federation, destination)
+        self._voids = Voids(node, callback_url, federation, destination, world.clock)
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
         self.pool_reserve = 0
         self.answer_timeout_s = 8.0
@@ -447,4 +447,4 @@ class Relay:
             target_sae_ids=parcel.target_saes,
             ack_callback_url=self._callback_url,
         )
-        await self._voids.send(self._world.peers[parcel.downstream], request)
+        self._world.background.spawn(self._voids.send(self._world.peers[parcel.downstream], request))

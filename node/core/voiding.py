@@ -10,13 +10,15 @@ from node.core.destination import Destination
 from node.core.federation import Federation
 from node.core.keys import KeyState
 from node.core.outcomes import Outcome, acknowledgement, key_ids_between, void_outcomes
-from node.core.ports import Ledger, PeerNode, Store
-from node.errors import BadRequestError, PeerError
+from node.core.ports import Clock, Ledger, PeerNode, Store
+from node.errors import BadRequestError, PeerError, PeerRefusedError
 from node.wire.etsi020 import MAX_KEYS, AckContainer, AckStatus, KeyIdEntry, VoidContainer
 
 log = logging.getLogger("kmstn.relay")
 
 REMEMBERED = 10_000
+ATTEMPTS = 7
+PAUSE_S = 0.3
 
 _Parties = tuple[str, frozenset[str]]
 
@@ -24,11 +26,14 @@ _Parties = tuple[str, frozenset[str]]
 class Voids:
     """The requests to void keys that pass through one node, or end at it."""
 
-    def __init__(self, node: str, callback_url: str, federation: Federation, destination: Destination) -> None:
+    def __init__(
+        self, node: str, callback_url: str, federation: Federation, destination: Destination, clock: Clock
+    ) -> None:
         self._node = node
         self._callback_url = callback_url
         self._federation = federation
         self._destination = destination
+        self._clock = clock
         self._replies: dict[str | _Parties, Reply] = {}
 
     def next_hop(self, sender: str, request: VoidContainer) -> str | None:
@@ -64,17 +69,22 @@ class Voids:
         )
 
     async def send(self, neighbour: PeerNode, request: VoidContainer, reply: Reply | None = None) -> None:
-        """Pass a request on, in asynchronous mode; `reply` hears of the outcomes."""
+        """Pass a request on, in asynchronous mode, some times until it is taken; `reply` hears of the outcomes."""
         if reply is not None:
             parties = (request.initiator_sae_id, frozenset(request.target_sae_ids))
             self._replies.update(dict.fromkeys(request.key_ids or (parties,), reply))
             while len(self._replies) > REMEMBERED:
                 self._replies.pop(next(iter(self._replies)))
         ours = request.model_copy(update={"ack_callback_url": self._callback_url})
-        try:
-            await neighbour.void(ours)
-        except PeerError as error:
-            log.warning("a request to void keys was not taken: %s", error)
+        for attempt in range(ATTEMPTS):
+            try:
+                return await neighbour.void(ours)
+            except PeerError as error:
+                log.warning("a request to void keys was not taken: %s", error)
+                if isinstance(error, PeerRefusedError):
+                    return None  # It will say the same again.
+            await self._clock.sleep(PAUSE_S * 2**attempt)
+        return None
 
     def acknowledged(self, ack: AckContainer) -> None:
         """Tell an outcome to whoever asked for it: for these keys, or for all between these SAEs."""
