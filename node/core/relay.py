@@ -85,6 +85,8 @@ class Relay:
         self._under_way: dict[str, Parcel] = {}
         self._so_far: dict[str, Outcome] = {}
         self._settled: dict[str, None] = {}
+        self._resumed: set[str] = set()
+        self._owed: set[str] = set()
         self._answers: dict[str, Answer] = {}
         self._voids = Voids(node, callback_url, federation, destination, world.clock)
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
@@ -186,12 +188,31 @@ class Relay:
         return await answer.within(self.answer_timeout_s)
 
     async def give_up(self, parcel: Parcel, reason: str) -> None:
-        """End an own parcel whose outcome is unknown: voided along its way, its keys never used."""
-        await self._finish(parcel, Outcome(AckStatus.FAILED, message=reason), parcel.key_ids)
+        """End an own parcel whose outcome is unknown: voided along its way, its keys never used.
+
+        Pool blocks that were acknowledged after all stay: they may be in use by now.
+        """
+        if parcel.purpose is Purpose.POOL_BLOCK:
+            if not await self._fail(parcel, reason):
+                return
+        else:
+            await self._finish(parcel, Outcome(AckStatus.FAILED, message=reason), parcel.key_ids)
         await self._void_downstream(parcel)
 
     async def resume(self, parcel: Parcel) -> None:
-        """Send an open parcel again, as a new transfer: after a restart, or when its acknowledgement is overdue."""
+        """Send an open parcel again, as a new transfer: after a restart, or when its acknowledgement is overdue.
+
+        What is being sent again already is left at that.
+        """
+        if parcel.parcel_id in self._resumed:
+            return
+        self._resumed.add(parcel.parcel_id)
+        try:
+            await self._resume(parcel)
+        finally:
+            self._resumed.discard(parcel.parcel_id)
+
+    async def _resume(self, parcel: Parcel) -> None:
         try:
             again = replace(
                 parcel,
@@ -202,7 +223,7 @@ class Relay:
             log.info("parcel %s waits: %s", parcel.parcel_id, error)
             return
         if container is not None:
-            await self._transfer(again, container)
+            await self._transfer(again, container, may_be_taken=True)
 
     async def take_up(self, parcel: Parcel) -> None:
         """Go on, after a restart, with a parcel whose outcome is not known.
@@ -237,8 +258,11 @@ class Relay:
         ledger.add_parcel(parcel)
         return container
 
-    async def _transfer(self, parcel: Parcel, container: ExtKeyContainer) -> None:
-        """Send until the neighbour took it or refused it, or the attempts are used up."""
+    async def _transfer(self, parcel: Parcel, container: ExtKeyContainer, *, may_be_taken: bool = False) -> None:
+        """Send until the neighbour took it or refused it, or the attempts are used up.
+
+        `may_be_taken`: it was sent before. A refusal then says nothing of what became of that, so it is voided too.
+        """
         message = ""
         for attempt in range(SEND_ATTEMPTS):
             try:
@@ -255,19 +279,25 @@ class Relay:
                 await self._doubt(parcel, str(error))
                 if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
                     return  # The master holds the key: `delivery` repeats the parcel, with a newer KEM key.
-                await self._fail(parcel, str(error))
-                return
+                message = str(error)
+                break
             except (PeerUncertainError, CannotServeError) as error:
                 log.warning("%s may have taken keys: %s", parcel.downstream, error)
-                message = str(error)
+                message, may_be_taken = str(error), True
         if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
             return  # As above.
         # The master may hold a wrapped key, so that is not voided: its origin sends it again until it expires.
-        if await self._fail(parcel, message) and parcel.purpose is not Purpose.WRAPPED_KEY:
+        if await self._fail(parcel, message) and may_be_taken and parcel.purpose is not Purpose.WRAPPED_KEY:
             await self._void_downstream(parcel)
 
     async def _send_again_later(self, parcel: Parcel) -> None:
-        await self._world.clock.sleep(OWED_PAUSE_S)
+        if parcel.parcel_id in self._owed:
+            return
+        self._owed.add(parcel.parcel_id)
+        try:
+            await self._world.clock.sleep(OWED_PAUSE_S)
+        finally:
+            self._owed.discard(parcel.parcel_id)
         if self._world.clock.now() < parcel.expires_at:
             await self.resume(parcel)
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from node.clients.peer_node import HttpPeerNode
-from node.errors import PeerUncertainError
+from node.errors import PeerRefusedError, PeerUncertainError
 from node.settings import DeliverySettings, PoolSettings
-from node.wire.etsi020 import ExtKeyContainer
+from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer
 from tests.integration.node.small_federation import HOME, SmallFederation
 
 PAIRS = [(master, slave) for master in HOME for slave in HOME if master != slave]
@@ -136,6 +136,36 @@ async def test_key_in_the_masters_hands_arrives_although_a_transit_node_gave_it_
                     break
         assert len(failed) == 3
         assert fetched.json()["keys"] == issued.json()["keys"]
+
+
+async def test_key_that_was_taken_before_its_repeat_was_refused_is_voided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends, acknowledges = HttpPeerNode.ext_keys, HttpPeerNode.ack
+    sent: list[ExtKeyContainer] = []
+
+    async def lose_the_answer_then_refuse(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+        if container.initiator_sae_id != "a1":
+            return await sends(peer, container)
+        sent.append(container)
+        if len(sent) > 1:
+            raise PeerRefusedError("n2: refused")
+        await sends(peer, container)
+        raise PeerUncertainError("n2: no answer within 5 s")
+
+    async def lose_what_became_of_it(peer: HttpPeerNode, acks: tuple[AckContainer, ...]) -> None:
+        if any(ack.ack_status is AckStatus.RELAYED and ack.initiator_sae_id == "a1" for ack in acks):
+            raise PeerUncertainError("n1: no answer within 5 s")
+        await acknowledges(peer, acks)
+
+    async with SmallFederation(tmp_path, DeliverySettings(pattern="reactive")) as federation:
+        monkeypatch.setattr(HttpPeerNode, "ext_keys", lose_the_answer_then_refuse)
+        monkeypatch.setattr(HttpPeerNode, "ack", lose_what_became_of_it)
+        issued = await federation.sae("a1").post("/api/v1/keys/b/enc_keys", json={})
+        assert (issued.status_code, len(sent)) == (503, 2)
+        await asyncio.sleep(0.5)
+        fetched = await federation.sae("b").get("/api/v1/keys/a1/dec_keys", params={"key_ID": sent[0].keys[0].key_id})
+        assert fetched.status_code == 400, "the slave holds a key that the master was refused"
 
 
 async def test_nodes_recover_when_the_other_end_lost_its_whole_store(federation: SmallFederation) -> None:
