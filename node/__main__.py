@@ -22,6 +22,7 @@ from node.settings import SETTINGS_PATH, NodeSettings
 log = logging.getLogger("kmstn")
 
 GC_THRESHOLD = 50_000
+OPEN_FILES = 65_536
 _PR_SET_DUMPABLE = 4
 
 # What a node that cannot start leaves behind; 1 is anything else. `sealing/README.md` says what to do about each.
@@ -62,6 +63,7 @@ def main(path: Path = SETTINGS_PATH) -> int:
     """Return the exit code: 0 when stopped, another when the node could not start, with the reason logged."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     keep_memory_private()
+    allow_many_connections()
     try:
         settings = NodeSettings.model_validate_json(path.read_bytes())
         uvloop.run(run(settings))
@@ -83,6 +85,14 @@ def keep_memory_private() -> None:
     # A core pattern that pipes to a program ignores the limit; it respects this.
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
+
+
+def allow_many_connections() -> None:
+    """Raise the limit of open files as far as the system lets this process and it has a use for: it bounds connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What one key management node is told at its start: a JSON file that the testbed plans and puts in place.
 
-Every limit of the node is a field here, with its unit in the name and its default beside it.
+What an operator may set is a field here, with its unit in the name and its default beside it.
 """
 
 from enum import StrEnum

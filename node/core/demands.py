@@ -2,7 +2,7 @@
 
 Mandatory demands are met or the request is refused, and then no slave can fetch a key of it. Optional ones are ignored
 where they ask for more than the node does anyway; so are names that are not ours (the standard leaves both open).
-README.md describes them for those who write SAEs.
+EXTENSIONS.md describes them for those who write SAEs.
 """
 
 from collections.abc import Callable, Iterable, Mapping

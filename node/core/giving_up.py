@@ -1,4 +1,4 @@
-"""Giving up parcels of this node's own whose acknowledgement did not come in time: voided, however long that takes."""
+"""Giving up parcels of this node's own whose acknowledgement did not come in time: their keys are voided."""
 
 from dataclasses import replace
 
