@@ -88,7 +88,7 @@ def keep_memory_private() -> None:
 
 
 def allow_many_connections() -> None:
-    """Raise the limit of open files as far as the system lets this process and it has a use for: it bounds connections."""
+    """Raise the limit of open files, which bounds connections, as far as the system allows and there is a use for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
