@@ -88,7 +88,7 @@ def keep_memory_private() -> None:
 
 
 def allow_many_connections() -> None:
-    """Raise the limit of open files, which bounds connections, as far as the system allows and there is a use for it."""
+    """Raise the limit of open files, which bounds connections, as far as allowed and of use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)

@@ -111,7 +111,7 @@ class Core:
             return
         await self._world.clock.sleep(2 * self.settings.advert_interval_s)
         for parcel in parcels:
-            await self.relay.take_up(parcel)
+            self.delivery.resending.begin(parcel, self.relay.take_up)
 
     async def _keep_house(self, health: Housekeeping) -> None:
         """Drop what expired, renew KEM keys and the advert in time; for ever."""
@@ -120,21 +120,30 @@ class Core:
             await self._world.clock.sleep(SWEEP_INTERVAL_S)
             now = self._world.clock.now()
             try:
-                expired = await self._world.store.transact(lambda ledger, now=now: ledger.sweep(now))  # type: ignore[misc]
+                await self._sweep(now, health)
                 await self._renew_kem_keys()
                 health.store_failure = None
             except StoreError as error:
                 log.error("%s", error)
                 health.store_failure = str(error)
                 continue
-            if expired:
-                health.counters["keys_expired_unfetched"] += len(expired)
-                log.warning("%d keys expired before their slaves fetched them", len(expired))
             self.federation.directory.forget_expired(now)
             self.relay.forget_expired(now)
             if now - advertised_at > self.settings.advert_lifetime_s / 4:
                 self.federation.advertise_self(now)
                 advertised_at = now
+
+    async def _sweep(self, now: float, health: Housekeeping) -> None:
+        """Drop what expired, some in each transaction, so that others are served between."""
+        more, unfetched = True, 0
+        try:
+            while more:
+                expired, more = await self._world.store.transact(lambda ledger: ledger.sweep(now))
+                unfetched += len(expired)
+        finally:
+            if unfetched:
+                health.counters["keys_expired_unfetched"] += unfetched
+                log.warning("%d keys expired before their slaves fetched them", unfetched)
 
     def _make_relay(self, arrivals: Arrivals) -> Relay:
         settings = self.settings
@@ -154,8 +163,10 @@ class Core:
         settings = self.federation.neighbour(neighbour)
         if settings is None or settings.device is None:
             raise ValueError(f"no QKD link leads to {neighbour}")
-        peer, limit = self._world.peers[neighbour], self.settings.limits.inbound_link_keys
-        return LinkKeyStock(settings.link, settings.device, device, peer, self._world.store, limit)
+        world = self._world
+        stock = LinkKeyStock(settings.link, settings.device, device, world.peers[neighbour], world.store, world.clock)
+        stock.inbound_limit = self.settings.limits.inbound_link_keys
+        return stock
 
     def _watch(self, name: str) -> NeighbourWatch:
         return NeighbourWatch(

@@ -21,6 +21,7 @@ from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parc
 from node.core.outcomes import Outcome
 from node.core.ports import Ledger
 from node.core.relay import Relay, World
+from node.core.resending import Resending
 from node.core.sealing_origin import draft, sealed, wrapped
 from node.crypto.pool_wrap import blocks_needed
 from node.errors import (
@@ -37,6 +38,9 @@ from node.wire.etsi020 import AckStatus
 from node.wire.federation import Purpose
 
 log = logging.getLogger("kmstn.delivery")
+
+# Parcels looked at in one transaction.
+SLICE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class KeyDelivery:
         self._relay = relay
         self._world = world
         self._arrivals = arrivals
+        self.resending = Resending(world.background)
 
     async def enc_keys(self, order: KeyOrder) -> tuple[KeyBlock, ...]:
         """Draw keys for master and slaves; durable here before they are returned.
@@ -134,10 +139,13 @@ class KeyDelivery:
             await self._world.clock.sleep(self._settings.delivery.relay_timeout_s)
             now = self._world.clock.now()
             younger = now + self._settings.delivery.key_lifetime_s - self._settings.delivery.relay_timeout_s
-            for parcel in await self._world.store.transact(lambda ledger: ledger.open_parcels()):
-                overdue = parcel.expires_at < younger
-                if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None and overdue:
-                    await self._relay.resume(parcel)
+            after: str | None = ""
+            while after is not None:
+                some = await self._world.store.transact(partial(_overdue, expires_before=younger, after=after))
+                for parcel in some:
+                    if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
+                        self.resending.begin(parcel, self._relay.resume)
+                after = some[-1].parcel_id if len(some) == SLICE else None
 
     def _shares(self, order: KeyOrder) -> list[_Share]:
         slave, *additional = order.slave_saes
@@ -272,6 +280,10 @@ class _NotHere:
 
 class _FetchedBeforeError(BadRequestError):
     """One of the keys was fetched before: what this transaction took is put back by raising."""
+
+
+def _overdue(ledger: Ledger, expires_before: float, after: str) -> tuple[Parcel, ...]:
+    return ledger.overdue_parcels(expires_before, after, SLICE)
 
 
 def _check_key_ids(key_ids: tuple[str, ...], limit: int) -> None:

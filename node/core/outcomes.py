@@ -10,7 +10,7 @@ from node.core.keys import Grade, KeyState, Parcel, grade_of
 from node.core.ports import Ledger
 from node.errors import BadRequestError
 from node.wire.etsi020 import AckContainer, AckStatus, KeyIdEntry
-from node.wire.federation import PROVENANCE, HopProtection, Provenance, Purpose, extension
+from node.wire.federation import PROVENANCE, HopProtection, Provenance, Purpose, Refusal, extension
 
 log = logging.getLogger("kmstn.relay")
 
@@ -26,6 +26,7 @@ class Outcome:
     path: tuple[str, ...] = ()
     protections: tuple[HopProtection, ...] = ()
     message: str = ""
+    refusal: Refusal | None = None
 
     @property
     def grade(self) -> Grade:
@@ -50,8 +51,8 @@ def close_books(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Colle
         grade = outcome.grade if parcel.purpose is Purpose.SESSION_KEY and relayed else None
         for key_id in key_ids:
             ledger.update_record(key_id, state, outcome.path or None, grade)
-        if not relayed and _is_verdict(parcel, outcome) and parcel.end_to_end.block_ids:
-            # The destination could not unwrap: it may have lost its store, and with it the other blocks of this pool.
+        if not relayed and _could_not_unwrap(parcel, outcome):
+            # The destination may have lost its store, and with it the other blocks of this pool.
             dropped = ledger.drop_pool(parcel.end_to_end.destination)
             log.warning("%s did not keep keys, %d pool blocks dropped", parcel.end_to_end.destination, dropped)
 
@@ -129,9 +130,9 @@ def _is_verdict(parcel: Parcel, outcome: Outcome) -> bool:
     return outcome.path[-1:] == (parcel.end_to_end.destination,)
 
 
-def key_ids_between(ledger: Ledger, master: str, slaves: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the IDs of all keys between a master and any of the slaves."""
-    return tuple({key_id for slave in slaves for key_id in ledger.key_ids_between(master, slave)})
+def _could_not_unwrap(parcel: Parcel, outcome: Outcome) -> bool:
+    wrapped = bool(parcel.end_to_end.block_ids)
+    return wrapped and _is_verdict(parcel, outcome) and outcome.refusal == "does-not-open"
 
 
 def void_outcomes(states: dict[str, KeyState | None]) -> dict[AckStatus, list[str]]:
@@ -155,14 +156,14 @@ def outcome_of(ack: AckContainer) -> Outcome:
     except ValidationError as error:
         wrong = {PROVENANCE: f"{error.error_count()} wrong members"}
         raise BadRequestError("the provenance cannot be read", wrong, slug="ack-not-understood") from None
-    return Outcome(ack.ack_status, way.path, way.protections, ack.message or "")
+    return Outcome(ack.ack_status, way.path, way.protections, ack.message or "", way.refusal)
 
 
 def acknowledgement(
     key_ids: Collection[str], initiator: str, targets: tuple[str, ...], outcome: Outcome
 ) -> AckContainer:
     """Make the acknowledgement that carries an outcome."""
-    provenance = Provenance(path=outcome.path, protections=outcome.protections)
+    provenance = Provenance(path=outcome.path, protections=outcome.protections, refusal=outcome.refusal)
     return AckContainer(
         key_id_container=tuple(KeyIdEntry(key_id=key_id) for key_id in key_ids),
         ack_status=outcome.status,

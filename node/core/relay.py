@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from node.core.answers import Answer
-from node.core.destination import Destination, ParcelRefusedError
+from node.core.destination import Destination
 from node.core.federation import Federation
 from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
 from node.core.keys import Parcel
@@ -312,23 +312,20 @@ class Relay:
     async def _arrive(self, sender: str, incoming: Incoming) -> None:
         link = self._federation.link_to(sender)
 
-        def keep(ledger: Ledger) -> tuple[Parcel, Outcome]:
+        def keep(ledger: Ledger) -> tuple[Parcel, tuple[tuple[Outcome, tuple[str, ...]], ...]]:
             self._first_time(ledger, sender, incoming)
             parcel = self._hops.receive(ledger, incoming, link)
             protection = expected_protection(link.kind, parcel.purpose)
             here = replace(parcel, path=(*parcel.path, self._node), protections=(*parcel.protections, protection))
-            try:
-                self._destination.keep(ledger, here)
-            except ParcelRefusedError as error:
-                return here, Outcome(AckStatus.FAILED, here.path, here.protections, str(error))
-            return here, Outcome(AckStatus.RELAYED, here.path, here.protections)
+            return here, self._destination.arrived(ledger, here)
 
-        parcel, outcome = await self._world.store.transact(keep)
-        if outcome.status is AckStatus.FAILED:
-            log.warning("keys from %s refused: %s", incoming.end_to_end.origin, outcome.message)
-        else:
-            self.on_arrival(parcel.key_ids)
-        self._acknowledge(parcel, outcome, parcel.key_ids)
+        parcel, outcomes = await self._world.store.transact(keep)
+        for outcome, key_ids in outcomes:
+            if outcome.status is AckStatus.FAILED:
+                log.warning("keys from %s refused: %s", incoming.end_to_end.origin, outcome.message)
+            else:
+                self.on_arrival(key_ids)
+            self._acknowledge(parcel, outcome, key_ids)
 
     async def _pass_on(self, sender: str, incoming: Incoming, next_hop: str) -> None:
         link = self._federation.link_to(sender)

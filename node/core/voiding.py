@@ -4,12 +4,13 @@ back. What is voided before it arrives is remembered by `destination`, so a requ
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from node.core.answers import Reply
 from node.core.destination import Destination
 from node.core.federation import Federation
 from node.core.keys import KeyState
-from node.core.outcomes import Outcome, acknowledgement, key_ids_between, void_outcomes
+from node.core.outcomes import Outcome, acknowledgement, void_outcomes
 from node.core.ports import Clock, Ledger, PeerNode, Store
 from node.errors import BadRequestError, PeerError, PeerRefusedError
 from node.wire.etsi020 import MAX_KEYS, AckContainer, AckStatus, KeyIdEntry, VoidContainer
@@ -17,6 +18,10 @@ from node.wire.etsi020 import MAX_KEYS, AckContainer, AckStatus, KeyIdEntry, Voi
 log = logging.getLogger("kmstn.relay")
 
 REMEMBERED = 10_000
+# Keys that were voided before they came, of all initiators.
+VOIDS_REMEMBERED = 100_000
+# Keys voided in one transaction.
+SLICE = 500
 ATTEMPTS = 7
 PAUSE_S = 0.3
 
@@ -53,20 +58,34 @@ class Voids:
         return None if home == self._node else self._federation.onward(home, sender).next_hop
 
     async def here(self, store: Store, request: VoidContainer) -> tuple[AckContainer, ...]:
-        """Void, durably; returns what came of it."""
+        """Void, durably, some in each transaction, so that others are served between; returns what came of it."""
         initiator, targets = request.initiator_sae_id, request.target_sae_ids
 
-        def drop(ledger: Ledger) -> dict[str, KeyState | None]:
-            key_ids = request.key_ids or key_ids_between(ledger, initiator, targets)
-            return {key_id: self._destination.void(ledger, key_id, initiator) for key_id in key_ids}
+        states: dict[str, KeyState | None] = {}
+        for begin in range(0, len(request.key_ids), SLICE):
+            named = request.key_ids[begin : begin + SLICE]
+            states |= await store.transact(partial(self._drop, key_ids=named, initiator=initiator))
 
+        def drop_some(ledger: Ledger, after: str) -> tuple[dict[str, KeyState | None], str | None]:
+            key_ids, last = ledger.some_key_ids_between(initiator, targets, after, SLICE)
+            return self._drop(ledger, key_ids, initiator), last
+
+        after = None if request.key_ids else ""
+        while after is not None:
+            some, after = await store.transact(partial(drop_some, after=after))
+            states |= some
         # Where there was nothing to void, that is an outcome too.
-        outcomes = void_outcomes(await store.transact(drop)) or {AckStatus.VOIDED: []}
+        outcomes = void_outcomes(states) or {AckStatus.VOIDED: []}
         return tuple(
             acknowledgement(part, initiator, targets, Outcome(status))
             for status, group in outcomes.items()
             for part in _parts(group)
         )
+
+    def _drop(self, ledger: Ledger, key_ids: Sequence[str], initiator: str) -> dict[str, KeyState | None]:
+        states = {key_id: self._destination.void(ledger, key_id, initiator) for key_id in key_ids}
+        ledger.forget_voids(VOIDS_REMEMBERED)
+        return states
 
     async def send(self, neighbour: PeerNode, request: VoidContainer, reply: Reply | None = None) -> None:
         """Pass a request on, in asynchronous mode, some times until it is taken; `reply` hears of the outcomes."""

@@ -5,6 +5,7 @@ Leaves out which secrets go in and who may hold them: `hybrid_transport` and `en
 """
 
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -40,6 +41,14 @@ def associated_data(label: str, /, **fields: Field) -> bytes:
         _check_field(value)
     document = {"label": label, "fields": fields}
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def time_as_text(unix_s: float) -> str:
+    """Write a time as associated data can hold it: the 8 bytes of an IEEE 754 double, most significant first, in hex.
+
+    No two times give the same text, and a time that was sent as JSON comes back as the same double.
+    """
+    return struct.pack(">d", unix_s).hex()
 
 
 def derive(secrets: Sequence[bytes], label: str, context: bytes, size_bytes: int) -> bytes:

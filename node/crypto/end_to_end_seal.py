@@ -18,12 +18,15 @@ from node.crypto.errors import KemError, SealRefusedError
 from node.crypto.kem import Kem
 from node.crypto.secret_bytes import SecretBytes
 
-_LABEL: Final = "kmstn end-to-end seal v1"
+_LABEL: Final = "kmstn end-to-end seal v2"
 
 
 @dataclass(frozen=True)
 class SealContext:
-    """What origin and destination must agree on; every field is associated data. `key_ids` in the bodies' order."""
+    """What origin and destination must agree on; every field is associated data. `key_ids` in the bodies' order.
+
+    `expires_at` is what `aead.time_as_text` gives: the destination forgets the keys then, and takes them no more.
+    """
 
     suite: str
     origin: str
@@ -33,6 +36,7 @@ class SealContext:
     target_sae_ids: tuple[str, ...]
     key_ids: tuple[str, ...]
     purpose: str
+    expires_at: str
 
     def encode(self) -> bytes:
         """Return the context as associated data."""

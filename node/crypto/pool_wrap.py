@@ -20,12 +20,15 @@ from node.crypto.aead import associated_data, xor
 from node.crypto.errors import WrapRefusedError
 
 BLOCK_SIZE_BYTES: Final = 32
-_LABEL: Final = "kmstn pool wrap v1"
+_LABEL: Final = "kmstn pool wrap v2"
 
 
 @dataclass(frozen=True)
 class WrapContext:
-    """What both ends must agree on, all of it authenticated; `key_ids` in the keys' order, `block_ids` as spent."""
+    """What both ends must agree on, all of it authenticated; `key_ids` in the keys' order, `block_ids` as spent.
+
+    `expires_at` is what `aead.time_as_text` gives.
+    """
 
     origin: str
     destination: str
@@ -34,6 +37,7 @@ class WrapContext:
     key_ids: tuple[str, ...]
     block_ids: tuple[str, ...]
     purpose: str
+    expires_at: str
 
 
 @dataclass(frozen=True)

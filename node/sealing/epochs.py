@@ -22,8 +22,8 @@ async def keep_epochs(
 ) -> None:
     """Begin an epoch in each interval, for ever; the interval bounds the wear of the TPM's NV memory too.
 
-    A TPM that fails leaves the node serving, which needs the TPM at its start only, and unhealthy. A counter that says
-    that this is not the newest store ends its service.
+    A TPM that fails, or whatever else, leaves the node serving, which needs the TPM at its start only, and unhealthy,
+    and is tried again. A counter that says that this is not the newest store ends its service.
     """
     while True:
         await sleep(interval_s)
@@ -38,3 +38,6 @@ async def keep_epochs(
             health.tpm_failure = f"rollback protection stands still: {error}"
         except StoreError as error:
             log.error("no new epoch: %s", error)
+        except Exception as error:
+            log.exception("copies of the store pass for new since the last epoch")
+            health.tpm_failure = f"rollback protection stands still: {error}"

@@ -36,6 +36,8 @@ class RollbackCounter:
         self._secret = counter_secret(data_key)
         self._reach = reach
         self._make_durable = make_durable
+        # What was counted may not be synced: by a process before this one, or because syncing failed.
+        self._synced = False
         # A TPM talks to one at a time, and a node that stops may still be waiting for it.
         self._talking = threading.Lock()
 
@@ -56,8 +58,11 @@ class RollbackCounter:
                     "over without the stored keys"
                 )
             if epoch == newest + 1:
+                self._synced = False
                 counter.count(self._secret)
+            if not self._synced:
                 self._make_durable()
+                self._synced = True
 
 
 def counter_secret(data_key: SecretBytes) -> bytes:

@@ -62,10 +62,13 @@ class SoftwareTpm:
         return True
 
     def make_durable(self) -> None:
-        """Sync what the TPM keeps: swtpm leaves that to the operating system."""
-        with (self._state_dir / _STATE).open("rb") as state:
-            os.fsync(state.fileno())
-        sync_folder(self._state_dir)
+        """Sync what the TPM keeps: swtpm leaves that to the operating system. Raises TpmUnavailableError."""
+        try:
+            with (self._state_dir / _STATE).open("rb") as state:
+                os.fsync(state.fileno())
+            sync_folder(self._state_dir)
+        except OSError as failure:
+            raise TpmUnavailableError(f"cannot sync the TPM's state in {self._state_dir}: {failure}") from failure
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from node.core.kem_keys import KemKey
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock
+from node.core.ports import SWEEP_SLICE
 from node.storage.parcel_codec import parcel_from_bytes, parcel_to_bytes
 from node.storage.value_cipher import ValueCipher
 
@@ -67,6 +68,27 @@ class _LinkKeys(_Tables):
         )
         return tuple(row[0] for row in self._sql(query, (link, limit)))
 
+    def oldest_link_key(self, link: str) -> str | None:
+        one = (
+            "SELECT * FROM (SELECT position, key_id FROM link_key WHERE link = ? AND direction = 'out' AND ready = {} "
+            "ORDER BY position LIMIT 1)"
+        )
+        row = self._sql(f"{one.format(0)} UNION ALL {one.format(1)} ORDER BY 1", (link, link)).fetchone()
+        return row[1] if row else None
+
+    def inbound_link_keys_before(self, link: str, key_id: str) -> tuple[str, ...]:
+        query = (
+            "SELECT key_id FROM link_key WHERE link = ?1 AND direction = 'in' AND ready = 1 AND position < "
+            "(SELECT position FROM link_key WHERE key_id = ?2 AND link = ?1 AND direction = 'in')"
+        )
+        return tuple(row[0] for row in self._sql(query, (link, key_id)))
+
+    def oldest_inbound_link_keys(self, link: str, number: int) -> tuple[str, ...]:
+        query = (
+            "SELECT key_id FROM link_key WHERE link = ? AND direction = 'in' AND ready = 1 ORDER BY position LIMIT ?"
+        )
+        return tuple(row[0] for row in self._sql(query, (link, number)))
+
     def known_link_keys(self, key_ids: Collection[str]) -> set[str]:
         query = f"SELECT key_id FROM link_key WHERE key_id IN ({_marks(key_ids)})"
         return {row[0] for row in self._sql(query, tuple(key_ids))}
@@ -122,6 +144,13 @@ class _Pools(_Tables):
     def drop_inbound_block(self, peer: str, key_id: str) -> bool:
         query = "DELETE FROM pool_block WHERE key_id = ? AND peer = ? AND direction = 'in'"
         return self._sql(query, (key_id, peer)).rowcount == 1
+
+    def drop_oldest_inbound_blocks(self, peer: str, number: int) -> int:
+        chosen = (
+            "SELECT position FROM pool_block WHERE peer = ? AND direction = 'in' AND ready = 1 "
+            "ORDER BY position LIMIT ?"
+        )
+        return self._sql(f"DELETE FROM pool_block WHERE position IN ({chosen})", (peer, number)).rowcount
 
     def drop_pool(self, peer: str) -> int:
         query = "DELETE FROM pool_block WHERE peer = ? AND direction = 'out' AND ready = 1"
@@ -181,6 +210,10 @@ class _Parcels(_Tables):
     def open_parcels(self) -> tuple[Parcel, ...]:
         return tuple(self._parcel(*row) for row in self._sql("SELECT parcel_id, sealed FROM parcel").fetchall())
 
+    def overdue_parcels(self, expires_before: float, after: str, limit: int) -> tuple[Parcel, ...]:
+        query = "SELECT parcel_id, sealed FROM parcel WHERE parcel_id > ? AND expires_at < ? ORDER BY parcel_id LIMIT ?"
+        return tuple(self._parcel(*row) for row in self._sql(query, (after, expires_before, limit)).fetchall())
+
     def _parcel(self, parcel_id: str, sealed: bytes) -> Parcel:
         return parcel_from_bytes(self._open("parcel", parcel_id, sealed))
 
@@ -235,9 +268,23 @@ class _Records(_Tables):
     def deposits_left(self, key_id: str) -> int:
         return int(self._sql("SELECT count(*) FROM deposit WHERE key_id = ?", (key_id,)).fetchone()[0])
 
-    def key_ids_between(self, master_sae: str, slave_sae: str) -> tuple[str, ...]:
-        rows = self._sql("SELECT key_id, slave_saes FROM record WHERE master_sae = ?", (master_sae,)).fetchall()
-        return tuple(key_id for key_id, slaves in rows if slave_sae in json.loads(slaves))
+    def some_key_ids_between(
+        self, master_sae: str, slave_saes: Collection[str], after: str, limit: int
+    ) -> tuple[tuple[str, ...], str | None]:
+        query = (
+            "SELECT key_id, slave_saes FROM record WHERE master_sae = ? AND key_id > ? "
+            "AND state IN ('deposited', 'delivered', 'voided') ORDER BY key_id LIMIT ?"
+        )
+        rows = self._sql(query, (master_sae, after, limit)).fetchall()
+        wanted = set(slave_saes)
+        found = tuple(key_id for key_id, slaves in rows if not wanted.isdisjoint(json.loads(slaves)))
+        return found, rows[-1][0] if len(rows) == limit else None
+
+    def forget_voids(self, number_kept: int) -> None:
+        row = self._sql("SELECT number FROM stock WHERE kind = 'void'").fetchone()
+        if row and row[0] > number_kept:
+            oldest = "SELECT key_id FROM record WHERE slave_saes = '[]' ORDER BY expires_at LIMIT ?"
+            self._sql(f"DELETE FROM record WHERE key_id IN ({oldest})", (row[0] - number_kept,))
 
 
 class _KemKeys(_Tables):
@@ -260,14 +307,22 @@ class _KemKeys(_Tables):
 class SqliteLedger(_LinkKeys, _Pools, _Parcels, _Records, _KemKeys):
     """Everything one transaction may do, in SQL."""
 
-    def sweep(self, now: float) -> tuple[str, ...]:
-        """Drop what expired; returns the IDs of session keys that no slave had fetched."""
-        self._sql("DELETE FROM transfer WHERE expires_at < ?", (now,))
-        self._sql("DELETE FROM parcel WHERE expires_at < ?", (now,))
-        # A block whose parcel expired unacknowledged must not stay pending for ever.
-        self._sql(
-            "DELETE FROM pool_block WHERE direction = 'out' AND ready = 0 "
-            "AND NOT EXISTS (SELECT 1 FROM parcel_key WHERE parcel_key.key_id = pool_block.key_id)"
+    def sweep(self, now: float, limit: int = SWEEP_SLICE) -> tuple[tuple[str, ...], bool]:
+        due = "SELECT {0} FROM {1} WHERE expires_at < ? ORDER BY expires_at LIMIT ?"
+        dropped = [
+            self._sql(f"DELETE FROM {table} WHERE {key} IN ({due.format(key, table)})", (now, limit)).rowcount
+            for table, key in (("transfer", "transfer_id"), ("parcel", "parcel_id"))
+        ]
+        # A block whose parcel expired unacknowledged must not stay pending for ever. The stock tells of whom there are
+        # pending ones, so that the index leads to them.
+        pending = (
+            "SELECT position FROM pool_block WHERE direction = 'out' AND ready = 0 "
+            "AND peer IN (SELECT owner FROM stock WHERE kind = 'pool' AND direction = 'out' AND ready = 0 "
+            "AND number > 0) "
+            "AND NOT EXISTS (SELECT 1 FROM parcel_key WHERE parcel_key.key_id = pool_block.key_id) LIMIT ?"
         )
-        expired = [row[0] for row in self._sql("DELETE FROM record WHERE expires_at < ? RETURNING key_id", (now,))]
-        return tuple(key_id for key_id in expired if self.drop_deposits(key_id))
+        dropped.append(self._sql(f"DELETE FROM pool_block WHERE position IN ({pending})", (limit,)).rowcount)
+        records = f"DELETE FROM record WHERE key_id IN ({due.format('key_id', 'record')}) RETURNING key_id"
+        expired = [row[0] for row in self._sql(records, (now, limit)).fetchall()]
+        unfetched = tuple(key_id for key_id in expired if self.drop_deposits(key_id))
+        return unfetched, max(*dropped, len(expired)) == limit

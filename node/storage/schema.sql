@@ -30,6 +30,7 @@ CREATE INDEX IF NOT EXISTS transfer_expiry ON transfer (expires_at);
 CREATE TABLE IF NOT EXISTS parcel (
     parcel_id TEXT PRIMARY KEY, expires_at REAL NOT NULL, sealed BLOB NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS parcel_expiry ON parcel (expires_at);
 CREATE TABLE IF NOT EXISTS parcel_key (
     key_id TEXT PRIMARY KEY, parcel_id TEXT NOT NULL REFERENCES parcel ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
@@ -39,6 +40,11 @@ CREATE TABLE IF NOT EXISTS record (
     grade TEXT NOT NULL, path TEXT NOT NULL, state TEXT NOT NULL, expires_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS record_expiry ON record (expires_at);
+-- Of keys that ended here; those that this node sent elsewhere are not in it.
+CREATE INDEX IF NOT EXISTS record_parties ON record (master_sae, key_id)
+    WHERE state IN ('deposited', 'delivered', 'voided');
+-- Keys that were voided before they came: they have no slaves.
+CREATE INDEX IF NOT EXISTS record_strangers ON record (expires_at) WHERE slave_saes = '[]';
 CREATE TABLE IF NOT EXISTS deposit (
     key_id TEXT NOT NULL, slave_sae TEXT NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (key_id, slave_sae)
@@ -70,4 +76,10 @@ CREATE TRIGGER IF NOT EXISTS pool_block_ready AFTER UPDATE OF ready ON pool_bloc
     WHERE kind = 'pool' AND owner = OLD.peer AND direction = OLD.direction AND ready = OLD.ready;
     INSERT INTO stock VALUES ('pool', NEW.peer, NEW.direction, NEW.ready, 1)
     ON CONFLICT DO UPDATE SET number = number + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS stranger_in AFTER INSERT ON record WHEN NEW.slave_saes = '[]' BEGIN
+    INSERT INTO stock VALUES ('void', '', 'in', 1, 1) ON CONFLICT DO UPDATE SET number = number + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS stranger_out AFTER DELETE ON record WHEN OLD.slave_saes = '[]' BEGIN
+    UPDATE stock SET number = number - 1 WHERE kind = 'void' AND owner = '' AND direction = 'in' AND ready = 1;
 END;

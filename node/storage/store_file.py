@@ -50,7 +50,8 @@ def create_store(path: Path, cipher: ValueCipher, epoch: int) -> None:
         path.write_bytes(b"")
         path.chmod(0o600)
         with closing(_connect(path)) as connection:
-            connection.executescript(files("node.storage").joinpath("schema.sql").read_text())
+            schema = files("node.storage").joinpath("schema.sql").read_text()
+            connection.executescript(f"BEGIN;\n{schema}\nCOMMIT;")
             connection.execute("INSERT INTO store VALUES (1, ?)", (sealed_epoch(cipher, epoch),))
         sync_folder(path.parent)
     except (sqlite3.Error, OSError) as failure:
@@ -153,7 +154,8 @@ def _check_books(connection: sqlite3.Connection) -> None:
     kept = connection.execute("SELECT kind, owner, direction, ready, number FROM stock WHERE number <> 0")
     counted = connection.execute(
         "SELECT 'link', link, direction, ready, count(*) FROM link_key GROUP BY 2, 3, 4 "
-        "UNION ALL SELECT 'pool', peer, direction, ready, count(*) FROM pool_block GROUP BY 2, 3, 4"
+        "UNION ALL SELECT 'pool', peer, direction, ready, count(*) FROM pool_block GROUP BY 2, 3, 4 "
+        "UNION ALL SELECT 'void', '', 'in', 1, count(*) FROM record WHERE slave_saes = '[]' HAVING count(*) > 0"
     )
     if set(kept) != set(counted):
         raise StoreDamagedError("damaged: its stock is not what is counted")

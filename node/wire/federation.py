@@ -18,6 +18,8 @@ PROVENANCE = "E32473_provenance"
 LINK_KEYS_PATH = "/federation/v1/link_keys"
 
 HopProtection = Literal["qkd+pqc", "pqc"]
+# Why a destination kept no key, where the origin must draw a conclusion: it lacks the pool blocks, or has other ones.
+Refusal = Literal["does-not-open"]
 
 # A path may cost no more, or sums of costs that neighbours make up would outgrow what can be said on the wire.
 MAX_COST = 1_000_000
@@ -118,17 +120,22 @@ class HybridTransport(Strict):
 
 
 class Provenance(Strict):
-    """Member `E32473_provenance` of an acknowledgement: the way the keys really took."""
+    """Member `E32473_provenance` of an acknowledgement: the way the keys really took, and what befell them there."""
 
     path: tuple[SaeId, ...] = Field(max_length=33)
     protections: tuple[HopProtection, ...] = Field(max_length=32)
+    refusal: Refusal | None = None
 
 
 class LinkKeyAnnouncement(Wire020):
-    """The sender of a QKD link holds these link keys; the receiver is to fetch them from its own device."""
+    """The sender of a QKD link holds these link keys; the receiver is to fetch them from its own device.
+
+    `oldest` is the oldest link key that the sender still holds: what came before it is spent.
+    """
 
     link: Domain
     key_ids: tuple[KeyId, ...] = Field(max_length=1024)
+    oldest: KeyId | None = None
 
 
 class LinkKeyHoldings(Wire020):

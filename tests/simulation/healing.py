@@ -144,7 +144,8 @@ class Healing:
         """Nothing outlives its expiry: a sweep after the longest life leaves no parcel, key or pending block."""
         latest = EPOCH + asyncio.get_running_loop().time() + LONGEST_MEMORY_S
         for machine in self._machines.values():
-            machine.disk.ledger.sweep(latest)
+            while machine.disk.ledger.sweep(latest)[1]:
+                pass
             for table in ("parcel", "parcel_key", "deposit", "record", "transfer"):
                 [number] = machine.disk.connection.execute(f"SELECT count(*) FROM {table}").fetchone()
                 self._oracle.verdict.check(

@@ -87,8 +87,8 @@ def transit_is_left_out_of_the_path() -> list[tuple[Any, str, Any]]:
     """The destination writes down origin and itself only."""
     whole = Destination.__dict__["_keep_session_keys"]
 
-    def keep(self: Destination, ledger: Ledger, parcel: Parcel) -> None:
-        whole(self, ledger, replace(parcel, path=(parcel.path[0], parcel.path[-1])))
+    def keep(self: Destination, ledger: Ledger, parcel: Parcel, new: frozenset[str]) -> None:
+        whole(self, ledger, replace(parcel, path=(parcel.path[0], parcel.path[-1])), new)
 
     return [(Destination, "_keep_session_keys", keep)]
 

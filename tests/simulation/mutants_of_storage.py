@@ -79,7 +79,7 @@ def sweep_takes_what_lives() -> list[tuple[Any, str, Any]]:
 
 def sweep_takes_nothing() -> list[tuple[Any, str, Any]]:
     """Housekeeping leaves what has expired."""
-    return [(SqliteLedger, "sweep", lambda _self, _now: ())]
+    return [(SqliteLedger, "sweep", lambda _self, _now: ((), False))]
 
 
 def blocks_count_whatever_the_outcome() -> list[tuple[Any, str, Any]]:

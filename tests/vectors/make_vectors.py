@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from node.crypto.aead import associated_data
+from node.crypto.aead import associated_data, time_as_text
 from node.crypto.end_to_end_seal import SealContext, seal_for
 from node.crypto.hybrid_transport import HopContext, Protection, protect
 from node.crypto.kem import ML_KEM_768, ML_KEM_1024, Kem
@@ -109,6 +109,7 @@ def seal_vector(suite: str = "mlkem768-v1", engine: Kem = FIXED) -> dict[str, An
         target_sae_ids=("sae-b",),
         key_ids=tuple(f"key-{index}" for index in range(len(BODY_SIZES))),
         purpose="session",
+        expires_at=time_as_text(1_700_000_000.25),
     )
     made = seal_for(bodies, context, engine, b"")
     return {
@@ -134,6 +135,7 @@ def wrap_vector() -> dict[str, Any]:
         key_ids=tuple(f"key-{index}" for index in range(len(keys))),
         block_ids=tuple(f"block-{index}" for index in range(number)),
         purpose="session",
+        expires_at=time_as_text(1_700_000_000.25),
     )
     made = wrap(keys, blocks, context)
     return {

@@ -167,9 +167,9 @@ async def test_extensions_that_nobody_understands_reach_next_hop_and_destination
     kept: list[Parcel] = []
     keep = Destination.keep
 
-    def watched(self: Destination, ledger: Ledger, parcel: Parcel) -> None:
+    def watched(self: Destination, ledger: Ledger, parcel: Parcel) -> tuple[str, ...]:
         kept.append(parcel)
-        keep(self, ledger, parcel)
+        return keep(self, ledger, parcel)
 
     monkeypatch.setattr(Destination, "keep", watched)
     of_all = {"E32473_unheard_of": {"list": [1, None, 1e16, "é"], "deep": {"a": {"b": False}}}, "E7_other": 2**53 + 1}

@@ -130,6 +130,7 @@ FORGED: dict[str, Any] = {
     "target_saes": ("b2",),
     "key_ids": (OTHER_ID,),
     "bodies": (bytes(32),),
+    "expires_at": 12_000.0,
     "end_to_end.origin": "n3",
     "end_to_end.destination": "n1",
     "end_to_end.suite": STRONG,
@@ -138,8 +139,8 @@ FORGED: dict[str, Any] = {
     "end_to_end.tags": (bytes(16),),
 }
 # A way grows hop by hop, so its origin cannot have authenticated it; the rest is local to a node. That an honest way
-# is told, an honest expiry, and extensions as they came, is what nodes on the way are trusted with (node/README.md).
-NOT_BOUND = {"parcel_id", "path", "protections", "upstream", "downstream", "expires_at", "carried", "synchronous"}
+# is told, and extensions as they came, is what nodes on the way are trusted with (node/README.md).
+NOT_BOUND = {"parcel_id", "path", "protections", "upstream", "downstream", "carried", "synchronous"}
 # Only wrapped keys have block IDs, bound in `WrapContext`, and only they and what comes after them may name SAEs apart.
 OF_OTHER_PURPOSES = {"end_to_end.block_ids", "end_to_end.master_sae", "end_to_end.slave_saes"}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from node.crypto.aead import time_as_text
 from node.crypto.end_to_end_seal import SealContext, Sealed, open_sealed, seal_for
 from node.crypto.errors import KemError, SealRefusedError
 from node.crypto.kem import KemKeyPair
@@ -21,6 +22,7 @@ CONTEXT = SealContext(
     target_sae_ids=("sae-b",),
     key_ids=("key-1", "key-2", "key-3"),
     purpose="session",
+    expires_at=time_as_text(1000.0),
 )
 CHANGED: dict[str, Any] = {
     "suite": "mlkem1024-v1",
@@ -31,6 +33,7 @@ CHANGED: dict[str, Any] = {
     "target_sae_ids": ("sae-b", "sae-x"),
     "key_ids": ("key-1", "key-2", "key-4"),
     "purpose": "pool",
+    "expires_at": time_as_text(1000.5),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from node.crypto.aead import time_as_text
 from node.crypto.errors import WrapRefusedError
 from node.crypto.pool_wrap import WrapContext, Wrapped, blocks_needed, unwrap, wrap
 
@@ -19,6 +20,7 @@ CONTEXT = WrapContext(
     key_ids=("key-1", "key-2"),
     block_ids=("block-0", "block-1", "block-2", "block-3"),
     purpose="session",
+    expires_at=time_as_text(1000.0),
 )
 WRAPPED = wrap(KEYS, BLOCKS, CONTEXT)
 CHANGED: dict[str, Any] = {
@@ -29,6 +31,7 @@ CHANGED: dict[str, Any] = {
     "key_ids": ("key-2", "key-1"),
     "block_ids": ("block-0", "block-1", "block-3", "block-2"),
     "purpose": "pool",
+    "expires_at": time_as_text(1000.5),
 }
 
 

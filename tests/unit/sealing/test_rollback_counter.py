@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from node.errors import StoreError
 from node.sealing.epochs import keep_epochs
 from node.sealing.errors import RollbackCounterError, SealingError, StoreRolledBackError, TpmUnavailableError
 from node.sealing.rollback_counter import RollbackCounter
+from node.sealing.swtpm import SoftwareTpm
 from node.storage.database import DATABASE_NAME
 from tests.unit.storage.small_stores import DATA_KEY, made, opened, stocked
 
@@ -41,12 +42,12 @@ class CounterInMemory:
             raise self.trouble
 
 
-def guard_of(counter: CounterInMemory) -> RollbackCounter:
+def guard_of(counter: CounterInMemory, make_durable: Callable[[], None] = lambda: None) -> RollbackCounter:
     @contextmanager
     def reach() -> Iterator[CounterInMemory]:
         yield counter
 
-    return RollbackCounter(SecretBytes(DATA_KEY), reach, lambda: None)
+    return RollbackCounter(SecretBytes(DATA_KEY), reach, make_durable)
 
 
 def start_and_stop(folder: Path, counter: CounterInMemory) -> None:
@@ -151,6 +152,41 @@ async def test_tpm_that_fails_for_some_time_costs_no_step(tmp_path: Path, late: 
         await asyncio.gather(keeping, return_exceptions=True)
     async with opened(tmp_path, guard=guard_of(counter)):
         pass
+
+
+@pytest.mark.parametrize("trouble", [TpmUnavailableError("cannot sync"), OSError("cannot sync"), ValueError("a bug")])
+async def test_whatever_fails_is_seen_in_health_and_tried_again(tmp_path: Path, trouble: Exception) -> None:
+    """The step that was counted is synced before the node is called healthy."""
+    counter, health, synced = CounterInMemory(), SimpleNamespace(tpm_failure=None), 0
+    failing = False
+
+    def make_durable() -> None:
+        nonlocal synced
+        if failing:
+            raise trouble
+        synced = counter.value
+
+    async with opened(tmp_path, guard=guard_of(counter, make_durable)) as store:
+        failing = True
+        keeping = asyncio.create_task(keep_epochs(store, 0.01, asyncio.sleep, health))
+        async with asyncio.timeout(10):
+            while health.tpm_failure is None:
+                await asyncio.sleep(0)
+        assert str(trouble) in health.tpm_failure
+        assert not keeping.done()
+        counted, failing = counter.value, False
+        async with asyncio.timeout(10):
+            while health.tpm_failure is not None:
+                await asyncio.sleep(0)
+        assert synced >= counted
+        assert store.failure is None
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+def test_state_of_the_tpm_that_cannot_be_synced_is_a_failure_of_the_tpm(tmp_path: Path) -> None:
+    with pytest.raises(TpmUnavailableError, match="cannot sync"):
+        SoftwareTpm(None, tmp_path / "gone").make_durable()  # type: ignore[arg-type]
 
 
 async def test_node_that_finds_itself_overtaken_stops_serving(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("confirm_blocks"), KEY_IDS, st.just("pqc")),
     st.tuples(st.just("drop_blocks"), KEY_IDS),
     st.tuples(st.just("drop_pool"), OWNERS),
+    st.tuples(st.just("drop_oldest_inbound_blocks"), OWNERS, NUMBERS),
     st.tuples(st.just("take_blocks"), OWNERS, NUMBERS),
     st.tuples(st.just("take_named_blocks"), OWNERS, KEY_IDS),
-    st.tuples(st.just("sweep"), st.just(1e12)),
+    st.tuples(st.just("sweep"), st.just(1e12), NUMBERS),
 )
 
 
