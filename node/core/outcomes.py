@@ -80,16 +80,34 @@ def close_acknowledged(ledger: Ledger, ack: AckContainer, sender: str, outcome: 
     groups: dict[str, tuple[Parcel, list[str]]] = {}
     found = ledger.parcels_of(key_ids)
     for key_id, parcel in found.items():
-        if is_of(ack, parcel, sender):
+        if is_of(ack, parcel, sender) and not _is_given_up(ledger, parcel, key_id):
             groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
     closings = [_close(ledger, parcel, outcome, its_keys) for parcel, its_keys in groups.values()]
     return closings, bool(found) or any(ledger.record(key_id) is not None for key_id in key_ids[:LOOKED_UP])
+
+
+def is_open(ledger: Ledger, parcel: Parcel) -> bool:
+    """Tell whether just this parcel is open: not closed, and no other in its place."""
+    return {one.parcel_id for one in ledger.parcels_of(parcel.key_ids).values()} == {parcel.parcel_id}
+
+
+def keep_to_void(ledger: Ledger, parcel: Parcel) -> None:
+    """Note that session keys of this node are given up; their parcel stays, or comes back, until they are voided."""
+    if not ledger.parcels_of(parcel.key_ids):
+        ledger.add_parcel(parcel)
+    for key_id in parcel.key_ids:
+        ledger.update_record(key_id, KeyState.VOIDED)
 
 
 def is_of(ack: AckContainer, parcel: Parcel, sender: str) -> bool:
     """Tell whether an acknowledgement is of this parcel, from the neighbour that it was sent to."""
     parties = (ack.initiator_sae_id, frozenset(ack.target_sae_ids))
     return parcel.downstream == sender and parties == (parcel.initiator_sae, frozenset(parcel.target_saes))
+
+
+def _is_given_up(ledger: Ledger, parcel: Parcel, key_id: str) -> bool:
+    own = parcel.upstream is None and parcel.purpose is Purpose.SESSION_KEY
+    return own and (record := ledger.record(key_id)) is not None and record.state is KeyState.VOIDED
 
 
 def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> Closing:

@@ -23,6 +23,8 @@ from node.core.outcomes import (
     close_books,
     fails_as_a_whole,
     is_of,
+    is_open,
+    keep_to_void,
     outcome_of,
     weaker,
 )
@@ -190,14 +192,27 @@ class Relay:
     async def give_up(self, parcel: Parcel, reason: str) -> None:
         """End an own parcel whose outcome is unknown: voided along its way, its keys never used.
 
-        Pool blocks that were acknowledged after all stay: they may be in use by now.
+        Session keys stay open until the request to void them was taken: a restart in between asks again. Pool blocks
+        that were acknowledged after all stay: they may be in use by now, and without this node nobody uses them.
         """
         if parcel.purpose is Purpose.POOL_BLOCK:
-            if not await self._fail(parcel, reason):
-                return
-        else:
-            await self._finish(parcel, Outcome(AckStatus.FAILED, message=reason), parcel.key_ids)
-        await self._void_downstream(parcel)
+            if await self._fail(parcel, reason):
+                self._void_downstream(parcel)
+            return
+        outcome, session = Outcome(AckStatus.FAILED, message=reason), parcel.purpose is Purpose.SESSION_KEY
+        work = (
+            partial(keep_to_void, parcel=parcel)
+            if session
+            else partial(close_books, parcel=parcel, outcome=outcome, key_ids=parcel.key_ids)
+        )
+        await self._world.store.transact(work)
+        self._forget(parcel)
+        self._report(parcel, outcome, parcel.key_ids)
+        self._world.background.spawn(self._void_and_close(parcel))
+
+    async def _void_and_close(self, parcel: Parcel) -> None:
+        if await self._voids.ask(*self._void_of(parcel)):
+            await self._world.store.transact(lambda ledger: ledger.acknowledge(parcel.key_ids))
 
     async def resume(self, parcel: Parcel) -> None:
         """Send an open parcel again, as a new transfer: after a restart, or when its acknowledgement is overdue.
@@ -238,7 +253,7 @@ class Relay:
     async def void_own(self, parcel: Parcel) -> None:
         """Have keys of this node voided where they were relayed to."""
         route = self._federation.route_to(parcel.end_to_end.destination)
-        await self._void_downstream(replace(parcel, downstream=route.next_hop))
+        self._void_downstream(replace(parcel, downstream=route.next_hop))
 
     # The way out.
 
@@ -251,7 +266,9 @@ class Relay:
 
     def _redirect(self, ledger: Ledger, parcel: Parcel) -> ExtKeyContainer | None:
         open_here = ledger.parcels_of(parcel.key_ids)
-        if set(open_here) != set(parcel.key_ids) or {one.parcel_id for one in open_here.values()} != {parcel.parcel_id}:
+        # Wrapped keys are authenticated together, so what is still owed of them goes again with the rest.
+        enough = bool(open_here) if parcel.purpose is Purpose.WRAPPED_KEY else set(open_here) == set(parcel.key_ids)
+        if not enough or {one.parcel_id for one in open_here.values()} != {parcel.parcel_id}:
             return None
         container = self._protect(ledger, parcel, self._dispatch(parcel.downstream, parcel.purpose))
         ledger.acknowledge(parcel.key_ids)
@@ -286,9 +303,15 @@ class Relay:
                 message, may_be_taken = str(error), True
         if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
             return  # As above.
+        await self._end_unsent(parcel, message, may_be_taken=may_be_taken)
+
+    async def _end_unsent(self, parcel: Parcel, reason: str, *, may_be_taken: bool) -> None:
+        if parcel.purpose is Purpose.SESSION_KEY and parcel.upstream is None and may_be_taken:
+            if await self._world.store.transact(partial(is_open, parcel=parcel)):
+                await self.give_up(parcel, reason)
         # The master may hold a wrapped key, so that is not voided: its origin sends it again until it expires.
-        if await self._fail(parcel, message) and may_be_taken and parcel.purpose is not Purpose.WRAPPED_KEY:
-            await self._void_downstream(parcel)
+        elif await self._fail(parcel, reason) and may_be_taken and parcel.purpose is not Purpose.WRAPPED_KEY:
+            self._void_downstream(parcel)
 
     async def _send_again_later(self, parcel: Parcel) -> None:
         if parcel.parcel_id in self._owed:
@@ -393,21 +416,15 @@ class Relay:
             if not ahead:
                 self._report(parcel, outcome, closing.key_ids, whole=closing.whole)
             if closing.in_part and fails_as_a_whole(parcel, outcome):
-                self._world.background.spawn(self._void_downstream(parcel))
+                self._void_downstream(parcel)
         return ahead or present or not key_ids or any(key_id in self._settled for key_id in key_ids)
-
-    async def _finish(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
-        await self._world.store.transact(partial(close_books, parcel=parcel, outcome=outcome, key_ids=key_ids))
-        self._forget(parcel)
-        self._report(parcel, outcome, key_ids)
 
     async def _fail(self, parcel: Parcel, reason: str) -> bool:
         """End a parcel that could not be sent; False if it is not open: acknowledged after all, or sent anew since."""
         outcome = Outcome(AckStatus.FAILED, message=reason)
 
         def close(ledger: Ledger) -> bool:
-            open_here = {one.parcel_id for one in ledger.parcels_of(parcel.key_ids).values()} == {parcel.parcel_id}
-            if open_here:
+            if open_here := is_open(ledger, parcel):
                 close_books(ledger, parcel, outcome, parcel.key_ids)
             return open_here
 
@@ -467,11 +484,15 @@ class Relay:
 
     # Voiding.
 
-    async def _void_downstream(self, parcel: Parcel) -> None:
+    def _void_downstream(self, parcel: Parcel) -> None:
+        self._world.background.spawn(self._voids.send(*self._void_of(parcel)))
+
+    def _void_of(self, parcel: Parcel) -> tuple[PeerNode, VoidContainer]:
+        """Return whom to ask to void a parcel's keys, and how."""
         request = VoidContainer(
             key_ids=parcel.key_ids,
             initiator_sae_id=parcel.initiator_sae,
             target_sae_ids=parcel.target_saes,
             ack_callback_url=self._callback_url,
         )
-        self._world.background.spawn(self._voids.send(self._world.peers[parcel.downstream], request))
+        return self._world.peers[parcel.downstream], request

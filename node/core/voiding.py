@@ -88,7 +88,14 @@ class Voids:
         return states
 
     async def send(self, neighbour: PeerNode, request: VoidContainer, reply: Reply | None = None) -> None:
-        """Pass a request on, in asynchronous mode, some times until it is taken; `reply` hears of the outcomes."""
+        """Pass a request on, whatever is answered."""
+        await self.ask(neighbour, request, reply)
+
+    async def ask(self, neighbour: PeerNode, request: VoidContainer, reply: Reply | None = None) -> bool:
+        """Pass a request on, in asynchronous mode, some times until it is taken; `reply` hears of the outcomes.
+
+        Returns whether it was answered, be it by a refusal.
+        """
         if reply is not None:
             parties = (request.initiator_sae_id, frozenset(request.target_sae_ids))
             self._replies.update(dict.fromkeys(request.key_ids or (parties,), reply))
@@ -97,13 +104,14 @@ class Voids:
         ours = request.model_copy(update={"ack_callback_url": self._callback_url})
         for attempt in range(ATTEMPTS):
             try:
-                return await neighbour.void(ours)
+                await neighbour.void(ours)
+                return True
             except PeerError as error:
                 log.warning("a request to void keys was not taken: %s", error)
                 if isinstance(error, PeerRefusedError):
-                    return None  # It will say the same again.
+                    return True  # It will say the same again.
             await self._clock.sleep(PAUSE_S * 2**attempt)
-        return None
+        return False
 
     def acknowledged(self, ack: AckContainer) -> None:
         """Tell an outcome to whoever asked for it: for these keys, or for all between these SAEs."""
