@@ -80,7 +80,7 @@ def close_acknowledged(ledger: Ledger, ack: AckContainer, sender: str, outcome: 
     groups: dict[str, tuple[Parcel, list[str]]] = {}
     found = ledger.parcels_of(key_ids)
     for key_id, parcel in found.items():
-        if is_of(ack, parcel, sender) and not _is_given_up(ledger, parcel, key_id):
+        if is_of(ack, parcel, sender) and not is_given_up(ledger, parcel, key_id):
             groups.setdefault(parcel.parcel_id, (parcel, []))[1].append(key_id)
     closings = [_close(ledger, parcel, outcome, its_keys) for parcel, its_keys in groups.values()]
     return closings, bool(found) or any(ledger.record(key_id) is not None for key_id in key_ids[:LOOKED_UP])
@@ -105,7 +105,8 @@ def is_of(ack: AckContainer, parcel: Parcel, sender: str) -> bool:
     return parcel.downstream == sender and parties == (parcel.initiator_sae, frozenset(parcel.target_saes))
 
 
-def _is_given_up(ledger: Ledger, parcel: Parcel, key_id: str) -> bool:
+def is_given_up(ledger: Ledger, parcel: Parcel, key_id: str) -> bool:
+    """Tell whether a session key of this node was given up, and its parcel is open only until it is voided."""
     own = parcel.upstream is None and parcel.purpose is Purpose.SESSION_KEY
     return own and (record := ledger.record(key_id)) is not None and record.state is KeyState.VOIDED
 

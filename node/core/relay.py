@@ -22,6 +22,7 @@ from node.core.outcomes import (
     close_acknowledged,
     close_books,
     fails_as_a_whole,
+    is_given_up,
     is_of,
     is_open,
     keep_to_void,
@@ -199,20 +200,24 @@ class Relay:
             if await self._fail(parcel, reason):
                 self._void_downstream(parcel)
             return
-        outcome, session = Outcome(AckStatus.FAILED, message=reason), parcel.purpose is Purpose.SESSION_KEY
-        work = (
-            partial(keep_to_void, parcel=parcel)
-            if session
-            else partial(close_books, parcel=parcel, outcome=outcome, key_ids=parcel.key_ids)
-        )
-        await self._world.store.transact(work)
+        outcome = Outcome(AckStatus.FAILED, message=reason)
+        if parcel.purpose is Purpose.SESSION_KEY:
+            await self._world.store.transact(partial(keep_to_void, parcel=parcel))
+            self._world.background.spawn(self._void_and_close(parcel))
+        else:
+            closing = partial(close_books, parcel=parcel, outcome=outcome, key_ids=parcel.key_ids)
+            await self._world.store.transact(closing)
+            self._void_downstream(parcel)
         self._forget(parcel)
         self._report(parcel, outcome, parcel.key_ids)
-        self._world.background.spawn(self._void_and_close(parcel))
 
     async def _void_and_close(self, parcel: Parcel) -> None:
+        def close(ledger: Ledger) -> None:
+            if is_open(ledger, parcel):
+                ledger.acknowledge(parcel.key_ids)
+
         if await self._voids.ask(*self._void_of(parcel)):
-            await self._world.store.transact(lambda ledger: ledger.acknowledge(parcel.key_ids))
+            await self._world.store.transact(close)
 
     async def resume(self, parcel: Parcel) -> None:
         """Send an open parcel again, as a new transfer: after a restart, or when its acknowledgement is overdue.
@@ -268,7 +273,7 @@ class Relay:
         open_here = ledger.parcels_of(parcel.key_ids)
         # Wrapped keys are authenticated together, so what is still owed of them goes again with the rest.
         enough = bool(open_here) if parcel.purpose is Purpose.WRAPPED_KEY else set(open_here) == set(parcel.key_ids)
-        if not enough or {one.parcel_id for one in open_here.values()} != {parcel.parcel_id}:
+        if not enough or not is_open(ledger, parcel) or is_given_up(ledger, parcel, parcel.key_ids[0]):
             return None
         container = self._protect(ledger, parcel, self._dispatch(parcel.downstream, parcel.purpose))
         ledger.acknowledge(parcel.key_ids)

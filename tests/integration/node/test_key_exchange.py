@@ -11,7 +11,7 @@ import pytest
 from node.clients.peer_node import HttpPeerNode
 from node.errors import PeerRefusedError, PeerUncertainError
 from node.settings import DeliverySettings, PoolSettings
-from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer
+from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer, VoidContainer
 from tests.integration.node.small_federation import HOME, SmallFederation
 
 PAIRS = [(master, slave) for master in HOME for slave in HOME if master != slave]
@@ -166,6 +166,29 @@ async def test_key_that_was_taken_before_its_repeat_was_refused_is_voided(
         await asyncio.sleep(0.5)
         fetched = await federation.sae("b").get("/api/v1/keys/a1/dec_keys", params={"key_ID": sent[0].keys[0].key_id})
         assert fetched.status_code == 400, "the slave holds a key that the master was refused"
+
+
+async def test_key_that_was_given_up_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sends = HttpPeerNode.ext_keys
+    sent: list[str] = []
+
+    async def answer_too_late(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+        if container.initiator_sae_id != "a1":
+            return await sends(peer, container)
+        sent.append(peer.name)
+        await asyncio.sleep(0.8)
+        raise PeerUncertainError("n2: no answer within 0.8 s")
+
+    async def does_not_answer(_peer: HttpPeerNode, _request: VoidContainer) -> None:
+        raise PeerUncertainError("n2: no answer")
+
+    async with SmallFederation(tmp_path, DeliverySettings(pattern="reactive", relay_timeout_s=0.3)) as federation:
+        monkeypatch.setattr(HttpPeerNode, "ext_keys", answer_too_late)
+        monkeypatch.setattr(HttpPeerNode, "void", does_not_answer)
+        issued = await federation.sae("a1").post("/api/v1/keys/b/enc_keys", json={})
+        assert issued.status_code == 503
+        await asyncio.sleep(1.5)
+        assert sent == ["n2"]
 
 
 async def test_nodes_recover_when_the_other_end_lost_its_whole_store(federation: SmallFederation) -> None:
