@@ -216,8 +216,10 @@ class Relay:
             if is_open(ledger, parcel):
                 ledger.acknowledge(parcel.key_ids)
 
-        if await self._voids.ask(*self._void_of(parcel)):
-            await self._world.store.transact(close)
+        while self._world.clock.now() < parcel.expires_at:
+            if await self._voids.ask(*self._void_of(parcel)):
+                return await self._world.store.transact(close)
+        return None
 
     async def resume(self, parcel: Parcel) -> None:
         """Send an open parcel again, as a new transfer: after a restart, or when its acknowledgement is overdue.
