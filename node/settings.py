@@ -58,6 +58,10 @@ class DeliverySettings(Frozen):
     answer: Literal["lazy", "eager"] = Field(
         default="lazy", description="eager: enc_keys waits for the target node's acknowledgement"
     )
+    transfer_mode: Literal["synchronous", "asynchronous"] = Field(
+        default="synchronous",
+        description="of session keys, to neighbours that offer both: synchronous halves the messages of a relay",
+    )
     arrival_wait_s: float = Field(default=2.0, ge=0, description="how long dec_keys waits for a key on its way")
     relay_timeout_s: float = Field(default=8.0, gt=0, description="reactive: limit for a relayed key's acknowledgement")
     key_lifetime_s: float = Field(default=600.0, gt=0, description="an unfetched key is dropped after this")

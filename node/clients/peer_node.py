@@ -10,7 +10,17 @@ from pydantic import ValidationError
 
 from node.clients.http import HttpService, ServiceFailure
 from node.errors import PeerRefusedError, PeerUncertainError, printable
-from node.wire.etsi020 import AckContainer, ExtKeyContainer, VersionContainer, VoidContainer, dump, dump_acks
+from node.wire.etsi020 import (
+    SYNCHRONOUS_MODE,
+    AckContainer,
+    ExtKeyContainer,
+    MessageFormatError,
+    VersionContainer,
+    VoidContainer,
+    dump,
+    dump_acks,
+    parse_acks,
+)
 from node.wire.federation import FEDERATION, LINK_KEYS_PATH, FederationAdvert, LinkKeyAnnouncement, LinkKeyHoldings
 
 CONNECT_TIMEOUT_S = 3.0
@@ -23,6 +33,7 @@ class HttpPeerNode:
         self.name = name
         self._service = service
         self._last: tuple[bytes, FederationAdvert] | None = None
+        self.synchronous_mode = False
 
     async def versions(self) -> FederationAdvert:
         """Return what it advertises; an unchanged answer is not read twice."""
@@ -30,16 +41,23 @@ class HttpPeerNode:
         if self._last is not None and self._last[0] == body:
             return self._last[1]
         try:
-            extension = VersionContainer.model_validate_json(body).extension or {}
-            advert = FederationAdvert.model_validate(extension.get(FEDERATION))
+            said = VersionContainer.model_validate_json(body)
+            advert = FederationAdvert.model_validate((said.extension or {}).get(FEDERATION))
         except ValidationError as error:
             raise PeerUncertainError(f"{self.name}: versions cannot be read: {_places(error)}") from None
         self._last = (body, advert)
+        self.synchronous_mode = SYNCHRONOUS_MODE in said.capabilities
         return advert
 
-    async def ext_keys(self, container: ExtKeyContainer) -> None:
-        """Hand over keys; returns when the neighbour has accepted them."""
-        await self._call("POST", "/kmapi/v1/ext_keys", dump(container), 202)
+    async def ext_keys(self, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
+        """Hand over keys; returns when they were accepted; in synchronous mode, what became of them."""
+        if container.ack_callback_url is not None:
+            await self._call("POST", "/kmapi/v1/ext_keys", dump(container), 202)
+            return ()
+        try:
+            return parse_acks(await self._call("POST", "/kmapi/v1/ext_keys", dump(container), 200))
+        except MessageFormatError as error:
+            raise PeerUncertainError(f"{self.name}: the outcome cannot be read: {error}") from None
 
     async def ack(self, acks: tuple[AckContainer, ...]) -> None:
         """Acknowledge keys."""

@@ -156,6 +156,7 @@ class Core:
         relay = Relay(settings.node, callback_url, self.federation, hops, destination, self._world)
         relay.on_arrival = arrivals.notify
         relay.pool_reserve = settings.pool.reserve_link_keys
+        relay.synchronous_transfers = settings.delivery.transfer_mode == "synchronous"
         relay.answer_timeout_s = settings.delivery.relay_timeout_s
         return relay
 

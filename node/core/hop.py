@@ -48,11 +48,14 @@ class HopLink:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """What a sender decides about one transfer: a fresh ID, whom to seal the hop to, how much stock to leave alone."""
+    """What a sender decides about one transfer: a fresh ID, whom to seal the hop to, how much stock to leave alone.
+
+    Without a callback URL it is synchronous.
+    """
 
     transfer_id: str
     kem_key: KemPublicKey
-    callback_url: str
+    callback_url: str | None
     reserve_link_keys: int = 0
 
 

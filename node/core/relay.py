@@ -1,12 +1,14 @@
 """Parcels on their way: sent by an origin, forwarded by transit nodes, kept by destinations, acknowledged back.
 
 Acceptance is durable before the neighbour hears 202, and what goes out next is recorded in the same commit. A transfer
-is repeated as a new one, with fresh link keys; an identical one is a replay. When an outcome stays unknown the keys
-are voided, never used for anything else.
+is repeated as a new one, with fresh link keys; an identical one is a replay. A session key, for which an SAE waits,
+goes in synchronous mode first: its outcome comes with the answer. All else, and every repeat, is asynchronous.
+When an outcome stays unknown the keys are voided, never used for anything else.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,6 +52,8 @@ ACK_ATTEMPTS = 4
 SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
 OWED_PAUSE_S = 2.0
+# Synchronous transfers to one neighbour: each holds a connection until the keys have arrived, and others need some.
+WAITING_AT_ONCE = 16
 LONGEST_LIFETIME_S = 86_400.0
 # Keys whose books were closed not long ago: being told of them again is nothing to refuse.
 SETTLED_REMEMBERED = 20_000
@@ -90,10 +94,12 @@ class Relay:
         self._settled: dict[str, None] = {}
         self._resumed: set[str] = set()
         self._owed: set[str] = set()
+        self._waiting: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
         self._voids = Voids(node, callback_url, federation, destination, world.clock)
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
         self.pool_reserve = 0
+        self.synchronous_transfers = False
         self.answer_timeout_s = 8.0
 
     async def send(self, parcel: Parcel, prepare: Callable[[Ledger, Parcel], Parcel]) -> "asyncio.Future[Outcome]":
@@ -103,7 +109,7 @@ class Relay:
         Raises CannotServeError when it cannot leave; nothing is kept then.
         """
         route = self._federation.route_to(parcel.end_to_end.destination)
-        dispatch = self._dispatch(route.next_hop, parcel.purpose)
+        dispatch = self._dispatch(route.next_hop, parcel.purpose, at_once=True)
         parcel = replace(parcel, downstream=route.next_hop)
 
         def begin(ledger: Ledger) -> tuple[Parcel, ExtKeyContainer]:
@@ -264,9 +270,15 @@ class Relay:
 
     # The way out.
 
-    def _dispatch(self, neighbour: str, purpose: Purpose) -> Dispatch:
+    def _dispatch(self, neighbour: str, purpose: Purpose, *, at_once: bool = False) -> Dispatch:
         reserve = self.pool_reserve if purpose is Purpose.POOL_BLOCK else 0
-        return Dispatch(self._world.randomness.uuid(), self._federation.hop_key(neighbour), self._callback_url, reserve)
+        waits = at_once and purpose is Purpose.SESSION_KEY and self._may_wait(neighbour)
+        callback = None if waits else self._callback_url
+        return Dispatch(self._world.randomness.uuid(), self._federation.hop_key(neighbour), callback, reserve)
+
+    def _may_wait(self, neighbour: str) -> bool:
+        offered = self.synchronous_transfers and self._world.peers[neighbour].synchronous_mode
+        return offered and self._waiting[neighbour] < WAITING_AT_ONCE
 
     def _protect(self, ledger: Ledger, parcel: Parcel, dispatch: Dispatch) -> ExtKeyContainer:
         return self._hops.send(ledger, parcel, self._federation.link_to(parcel.downstream), dispatch)
@@ -296,7 +308,7 @@ class Relay:
                     if again is None:
                         return
                     container = again
-                await self._world.peers[parcel.downstream].ext_keys(container)
+                await self._hand_over(parcel.downstream, container)
                 return
             except PeerRefusedError as error:
                 log.warning("%s refused keys from %s: %s", parcel.downstream, parcel.end_to_end.origin, error)
@@ -311,6 +323,17 @@ class Relay:
         if parcel.purpose is Purpose.WRAPPED_KEY and parcel.upstream is None:
             return  # As above.
         await self._end_unsent(parcel, message, may_be_taken=may_be_taken)
+
+    async def _hand_over(self, neighbour: str, container: ExtKeyContainer) -> None:
+        """Send once; what the neighbour says at once of the keys counts as its acknowledgement."""
+        waits = container.ack_callback_url is None
+        self._waiting[neighbour] += waits
+        try:
+            acks = await self._world.peers[neighbour].ext_keys(container)
+        finally:
+            self._waiting[neighbour] -= waits
+        if acks:
+            await self.acknowledged(neighbour, acks)
 
     async def _end_unsent(self, parcel: Parcel, reason: str, *, may_be_taken: bool) -> None:
         if parcel.purpose is Purpose.SESSION_KEY and parcel.upstream is None and may_be_taken:
@@ -359,7 +382,7 @@ class Relay:
 
     async def _pass_on(self, sender: str, incoming: Incoming, next_hop: str) -> None:
         link = self._federation.link_to(sender)
-        dispatch = self._dispatch(next_hop, incoming.header.purpose)
+        dispatch = self._dispatch(next_hop, incoming.header.purpose, at_once=True)
 
         def take_over(ledger: Ledger) -> tuple[Parcel, ExtKeyContainer | None, str]:
             self._first_time(ledger, sender, incoming)

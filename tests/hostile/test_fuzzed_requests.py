@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pytest
 
 from node.clients.peer_node import HttpPeerNode
-from node.wire.etsi020 import ExtKeyContainer, dump
+from node.wire.etsi020 import AckContainer, ExtKeyContainer, dump
 from tests.hostile.books import Books, books_at_rest, differences, read_books
 from tests.hostile.fuzzing import Fuzzer
 from tests.hostile.hostile_federation import OPERATOR_API, PEER_API, SAE_API, HostileFederation
@@ -141,10 +141,10 @@ async def _genuine_messages(
     sent: list[ExtKeyContainer] = []
     original = HttpPeerNode.ext_keys
 
-    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         if peer.name == "n1":
             sent.append(container)
-        await original(peer, container)
+        return await original(peer, container)
 
     with monkeypatch.context() as patch:
         patch.setattr(HttpPeerNode, "ext_keys", ext_keys)

@@ -21,7 +21,7 @@ from node.identity_uri import Role
 from node.mutual_tls.client_certificate_protocol import serve
 from node.mutual_tls.contexts import server_context
 from node.settings import LimitSettings
-from node.wire.etsi020 import ExtKeyContainer, VersionContainer, dump
+from node.wire.etsi020 import AckContainer, ExtKeyContainer, VersionContainer, dump
 from node.wire.federation import FEDERATION, FederationAdvert, NodeAdvert, SignedAdvert
 from tests.certificates import Credential, issue, make_authority
 from tests.hostile.books import books_at_rest, differences, read_books
@@ -251,9 +251,9 @@ async def _transfer_to_n1(federation: HostileFederation, monkeypatch: pytest.Mon
     sent: list[ExtKeyContainer] = []
     original = HttpPeerNode.ext_keys
 
-    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         sent.append(container)
-        await original(peer, container)
+        return await original(peer, container)
 
     with monkeypatch.context() as patch:
         patch.setattr(HttpPeerNode, "ext_keys", ext_keys)
@@ -268,8 +268,8 @@ async def test_acknowledgements_of_which_one_cannot_be_read_change_nothing(
 ) -> None:
     await books_at_rest(federation)
 
-    async def withheld(_peer: HttpPeerNode, _container: ExtKeyContainer) -> None:
-        return None
+    async def withheld(_peer: HttpPeerNode, _container: ExtKeyContainer) -> tuple[AckContainer, ...]:
+        return ()
 
     with monkeypatch.context() as patch:
         patch.setattr(HttpPeerNode, "ext_keys", withheld)

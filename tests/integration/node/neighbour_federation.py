@@ -53,7 +53,9 @@ class NeighbourFederation(SmallFederation):
     """Everything that nodes send to each other is in `said`, and arrives unless its receiver is in `withheld`."""
 
     delivery: DeliverySettings = field(
-        default_factory=lambda: DeliverySettings(pattern="reactive", relay_timeout_s=0.7, arrival_wait_s=0.2)
+        default_factory=lambda: DeliverySettings(
+            pattern="reactive", transfer_mode="asynchronous", relay_timeout_s=0.7, arrival_wait_s=0.2
+        )
     )
     said: list[tuple[str, str, Any]] = field(default_factory=list)
     withheld: set[tuple[str, str]] = field(default_factory=set)
@@ -71,9 +73,8 @@ class NeighbourFederation(SmallFederation):
     def _listen(self) -> None:
         sends, acknowledges, voids = HttpPeerNode.ext_keys, HttpPeerNode.ack, HttpPeerNode.void
 
-        async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
-            if self._hears(peer.name, EXT_KEYS, dump(container)):
-                await sends(peer, container)
+        async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
+            return await sends(peer, container) if self._hears(peer.name, EXT_KEYS, dump(container)) else ()
 
         async def ack(peer: HttpPeerNode, acks: tuple[AckContainer, ...]) -> None:
             if self._hears(peer.name, ACK, dump_acks(acks)):

@@ -10,7 +10,7 @@ import pytest_asyncio
 from node.clients.peer_node import HttpPeerNode
 from node.errors import PeerRefusedError
 from node.settings import DeliverySettings, KeySettings
-from node.wire.etsi020 import ExtKeyContainer
+from node.wire.etsi020 import AckContainer, ExtKeyContainer
 from tests.integration.node.sae_federation import SaeFederation, fills_paused
 from tests.integration.node.small_federation import HOME
 
@@ -93,11 +93,11 @@ async def test_one_region_that_fails_leaves_no_key_to_fetch_in_the_others(
     issued: list[str] = []
     original = HttpPeerNode.ext_keys
 
-    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         issued.extend(key.key_id for key in container.keys)
         if peer.name == "n3":
             raise PeerRefusedError("the link is down")
-        await original(peer, container)
+        return await original(peer, container)
 
     monkeypatch.setattr(HttpPeerNode, "ext_keys", ext_keys)
     refused = await federation.enc_keys("a1", "b", additional_slave_SAE_IDs=["a2", "c"])

@@ -118,11 +118,11 @@ async def test_key_in_the_masters_hands_arrives_although_a_transit_node_gave_it_
     sends = HttpPeerNode.ext_keys
     failed: list[str] = []
 
-    async def fail_for_a_while(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+    async def fail_for_a_while(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         if peer.name == "n3" and container.initiator_sae_id == "a1" and len(failed) < 3:
             failed.append(peer.name)
             raise PeerUncertainError("n3: no answer within 5 s")
-        await sends(peer, container)
+        return await sends(peer, container)
 
     async with SmallFederation(tmp_path, delivery) as federation:
         monkeypatch.setattr(HttpPeerNode, "ext_keys", fail_for_a_while)
@@ -144,7 +144,7 @@ async def test_key_that_was_taken_before_its_repeat_was_refused_is_voided(
     sends, acknowledges = HttpPeerNode.ext_keys, HttpPeerNode.ack
     sent: list[ExtKeyContainer] = []
 
-    async def lose_the_answer_then_refuse(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+    async def lose_the_answer_then_refuse(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         if container.initiator_sae_id != "a1":
             return await sends(peer, container)
         sent.append(container)
@@ -172,7 +172,7 @@ async def test_key_that_was_given_up_is_not_sent_again(tmp_path: Path, monkeypat
     sends = HttpPeerNode.ext_keys
     sent: list[str] = []
 
-    async def answer_too_late(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+    async def answer_too_late(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         if container.initiator_sae_id != "a1":
             return await sends(peer, container)
         sent.append(peer.name)

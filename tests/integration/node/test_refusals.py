@@ -15,7 +15,7 @@ from node.clients.peer_node import HttpPeerNode
 from node.identity_uri import Role
 from node.mutual_tls.contexts import client_context
 from node.settings import DeliverySettings
-from node.wire.etsi020 import ExtKeyContainer, dump
+from node.wire.etsi020 import AckContainer, ExtKeyContainer, dump
 from tests.certificates import issue, write_identity
 from tests.integration.node.small_federation import SmallFederation
 
@@ -115,10 +115,9 @@ class Wiretap:
         self.sent: list[tuple[str, ExtKeyContainer]] = []
         original = HttpPeerNode.ext_keys
 
-        async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+        async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
             self.sent.append((peer.name, container))
-            if not withhold:
-                await original(peer, container)
+            return () if withhold else await original(peer, container)
 
         monkeypatch.setattr(HttpPeerNode, "ext_keys", ext_keys)
 

@@ -27,7 +27,7 @@ from node.settings import DeliverySettings, NodeSettings
 from node.storage.database import DATABASE_NAME
 from node.storage.parcel_codec import parcel_from_bytes
 from node.storage.value_cipher import ValueCipher
-from node.wire.etsi020 import ExtKeyContainer, dump
+from node.wire.etsi020 import AckContainer, ExtKeyContainer, dump
 from tests.integration.node.small_federation import DATA_KEY, SmallFederation
 
 WEAK, STRONG = "mlkem768-v1", "mlkem1024-v1"
@@ -67,10 +67,9 @@ class Wiretap:
         self.withhold = False
         original = HttpPeerNode.ext_keys
 
-        async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> None:
+        async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
             self.sent.append((peer.name, dump(container)))
-            if not self.withhold:
-                await original(peer, container)
+            return () if self.withhold else await original(peer, container)
 
         monkeypatch.setattr(HttpPeerNode, "ext_keys", ext_keys)
 

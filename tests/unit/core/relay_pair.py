@@ -91,12 +91,14 @@ class Wire:
 
     sent: list[bytes] = field(default_factory=list)
     acks: list[AckContainer] = field(default_factory=list)
+    synchronous_mode: bool = False
 
     async def versions(self) -> FederationAdvert:
         raise NotImplementedError
 
-    async def ext_keys(self, container: ExtKeyContainer) -> None:
+    async def ext_keys(self, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
         self.sent.append(dump(container))
+        return ()
 
     async def ack(self, acks: tuple[AckContainer, ...]) -> None:
         self.acks.extend(acks)
