@@ -199,7 +199,8 @@ class Node:
         return devices
 
     def _peer(self, name: str, domain: str, url: str) -> HttpPeerNode:
-        return HttpPeerNode(name, self._service(url, domain, PEER_TIMEOUT_S, True))
+        usual, overflow = (self._service(url, domain, PEER_TIMEOUT_S, True) for _ in range(2))
+        return HttpPeerNode(name, usual, overflow)
 
     def _service(self, url: str, domain: str, timeout_s: float, peer_plane: bool) -> HttpService:
         groups = self._groups if peer_plane else None

@@ -17,6 +17,7 @@ from topology.progress import Progress
 TESTED_IN_NODE_IMAGE = "/opt/kmstn"
 COPIED = ("node", "emulators", "tests")
 NO_TESTS_COLLECTED = 5
+PLUGINS = "pytest_asyncio.plugin,xdist.plugin"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,11 @@ def run_checks(progress: Progress) -> bool:
 
 def _here(arguments: tuple[str, ...]) -> int:
     command = [sys.executable, "-m", "pytest", *arguments]
-    return subprocess.run(command, cwd=PROJECT_ROOT, check=False).returncode
+    # Plugins that are only installed are not loaded: pytest would rewrite their sources at every start. What it did
+    # rewrite it may keep.
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": PLUGINS}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return subprocess.run(command, cwd=PROJECT_ROOT, check=False, env=environment).returncode
 
 
 def _in_node_image(engine: Engine, arguments: tuple[str, ...], progress: Progress) -> int:

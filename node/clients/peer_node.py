@@ -24,14 +24,18 @@ from node.wire.etsi020 import (
 from node.wire.federation import FEDERATION, LINK_KEYS_PATH, FederationAdvert, LinkKeyAnnouncement, LinkKeyHoldings
 
 CONNECT_TIMEOUT_S = 3.0
+# Synchronous transfers hold a connection until the keys have arrived: beyond so many they have some of their own.
+WAITING_AT_ONCE = 16
 
 
 class HttpPeerNode:
     """The `PeerNode` of a running node."""
 
-    def __init__(self, name: str, service: HttpService) -> None:
+    def __init__(self, name: str, service: HttpService, overflow: HttpService | None = None) -> None:
         self.name = name
         self._service = service
+        self._overflow = overflow or service
+        self._waiting = 0
         self._last: tuple[bytes, FederationAdvert] | None = None
         self.synchronous_mode = False
 
@@ -54,10 +58,14 @@ class HttpPeerNode:
         if container.ack_callback_url is not None:
             await self._call("POST", "/kmapi/v1/ext_keys", dump(container), 202)
             return ()
+        service = self._service if self._waiting < WAITING_AT_ONCE else self._overflow
+        self._waiting += 1
         try:
-            return parse_acks(await self._call("POST", "/kmapi/v1/ext_keys", dump(container), 200))
+            return parse_acks(await self._call("POST", "/kmapi/v1/ext_keys", dump(container), 200, service))
         except MessageFormatError as error:
             raise PeerUncertainError(f"{self.name}: the outcome cannot be read: {error}") from None
+        finally:
+            self._waiting -= 1
 
     async def ack(self, acks: tuple[AckContainer, ...]) -> None:
         """Acknowledge keys."""
@@ -90,9 +98,11 @@ class HttpPeerNode:
             await writer.wait_closed()
         return elapsed_ms
 
-    async def _call(self, method: str, path: str, body: bytes | None, expected: int) -> bytes:
+    async def _call(
+        self, method: str, path: str, body: bytes | None, expected: int, service: HttpService | None = None
+    ) -> bytes:
         try:
-            answer = await self._service.request(method, path, body)
+            answer = await (service or self._service).request(method, path, body)
         except ServiceFailure as failure:
             raise PeerUncertainError(f"{self.name}: {failure}") from failure
         if answer.status == expected:

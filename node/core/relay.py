@@ -8,7 +8,6 @@ When an outcome stays unknown the keys are voided, never used for anything else.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,8 +51,6 @@ ACK_ATTEMPTS = 4
 SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
 OWED_PAUSE_S = 2.0
-# Synchronous transfers to one neighbour: each holds a connection until the keys have arrived, and others need some.
-WAITING_AT_ONCE = 16
 LONGEST_LIFETIME_S = 86_400.0
 # Keys whose books were closed not long ago: being told of them again is nothing to refuse.
 SETTLED_REMEMBERED = 20_000
@@ -94,7 +91,6 @@ class Relay:
         self._settled: dict[str, None] = {}
         self._resumed: set[str] = set()
         self._owed: set[str] = set()
-        self._waiting: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
         self._voids = Voids(node, callback_url, federation, destination, world.clock)
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
@@ -272,13 +268,10 @@ class Relay:
 
     def _dispatch(self, neighbour: str, purpose: Purpose, *, at_once: bool = False) -> Dispatch:
         reserve = self.pool_reserve if purpose is Purpose.POOL_BLOCK else 0
-        waits = at_once and purpose is Purpose.SESSION_KEY and self._may_wait(neighbour)
+        offered = self.synchronous_transfers and self._world.peers[neighbour].synchronous_mode
+        waits = at_once and offered and purpose is Purpose.SESSION_KEY
         callback = None if waits else self._callback_url
         return Dispatch(self._world.randomness.uuid(), self._federation.hop_key(neighbour), callback, reserve)
-
-    def _may_wait(self, neighbour: str) -> bool:
-        offered = self.synchronous_transfers and self._world.peers[neighbour].synchronous_mode
-        return offered and self._waiting[neighbour] < WAITING_AT_ONCE
 
     def _protect(self, ledger: Ledger, parcel: Parcel, dispatch: Dispatch) -> ExtKeyContainer:
         return self._hops.send(ledger, parcel, self._federation.link_to(parcel.downstream), dispatch)
@@ -326,13 +319,7 @@ class Relay:
 
     async def _hand_over(self, neighbour: str, container: ExtKeyContainer) -> None:
         """Send once; what the neighbour says at once of the keys counts as its acknowledgement."""
-        waits = container.ack_callback_url is None
-        self._waiting[neighbour] += waits
-        try:
-            acks = await self._world.peers[neighbour].ext_keys(container)
-        finally:
-            self._waiting[neighbour] -= waits
-        if acks:
+        if acks := await self._world.peers[neighbour].ext_keys(container):
             await self.acknowledged(neighbour, acks)
 
     async def _end_unsent(self, parcel: Parcel, reason: str, *, may_be_taken: bool) -> None:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -17,7 +17,7 @@ from node.core.demands import DemandNotMetError
 from node.core.keys import Grade
 from node.settings import DeliverySettings, NodeSettings, PoolSettings
 from node.wire import etsi014
-from node.wire.etsi020 import AckContainer
+from node.wire.etsi020 import AckContainer, ExtKeyContainer
 from tests.integration.node.sae_federation import SaeFederation, fills_paused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -313,17 +313,26 @@ async def test_master_is_told_the_weakest_grade_of_all_ways_of_a_multicast(feder
     assert answer.json()["keys"][0]["key_ID_extension"]["kmstn_provenance"] == {"grade": "qkd", "path": ["n1", "n2"]}
 
 
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
 async def test_neighbour_that_does_not_say_which_way_keys_went_earns_no_grade(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Literal["synchronous", "asynchronous"]
 ) -> None:
     """An acknowledgement of ETSI GS QKD 020 need not carry our provenance: then nothing better than `pqc` is known."""
-    original = HttpPeerNode.ack
+    acknowledges, sends = HttpPeerNode.ack, HttpPeerNode.ext_keys
+
+    def bare(acks: tuple[AckContainer, ...]) -> tuple[AckContainer, ...]:
+        return tuple(one.model_copy(update={"extension": None}) for one in acks)
 
     async def ack(peer: HttpPeerNode, acks: tuple[AckContainer, ...]) -> None:
-        await original(peer, tuple(one.model_copy(update={"extension": None}) for one in acks))
+        await acknowledges(peer, bare(acks))
+
+    async def ext_keys(peer: HttpPeerNode, container: ExtKeyContainer) -> tuple[AckContainer, ...]:
+        return bare(await sends(peer, container))
 
     monkeypatch.setattr(HttpPeerNode, "ack", ack)
-    async with SaeFederation(tmp_path, DeliverySettings(pattern="both"), POOL) as federation:
+    monkeypatch.setattr(HttpPeerNode, "ext_keys", ext_keys)
+    delivery = DeliverySettings(pattern="both", transfer_mode=mode)
+    async with SaeFederation(tmp_path, delivery, POOL) as federation:
         for pool in (True, False):
             with fills_paused(), contextlib.ExitStack() as stack:
                 if not pool:

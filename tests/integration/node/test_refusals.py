@@ -143,7 +143,7 @@ async def test_replayed_transfer_is_refused_and_stores_nothing(
 async def test_tampered_transfer_is_refused_and_the_genuine_one_still_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delivery = DeliverySettings(pattern="reactive", relay_timeout_s=0.5)
+    delivery = DeliverySettings(pattern="reactive", transfer_mode="asynchronous", relay_timeout_s=0.5)
     async with SmallFederation(tmp_path, delivery) as federation:
         tap = Wiretap(monkeypatch, withhold=True)
         lost = await federation.sae("a1").get("/api/v1/keys/b/enc_keys")

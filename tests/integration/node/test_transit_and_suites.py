@@ -195,7 +195,7 @@ class SuiteFederation(SmallFederation):
             return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-REACTIVE = DeliverySettings(pattern="reactive", relay_timeout_s=1.0)
+REACTIVE = DeliverySettings(pattern="reactive", transfer_mode="asynchronous", relay_timeout_s=1.0)
 
 
 async def test_transfer_replayed_after_the_receiver_restarted_is_refused_and_stores_nothing(
