@@ -18,7 +18,7 @@ from node.clients.peer_node import HttpPeerNode
 from node.clients.qkd_device import HttpQkdDevice
 from node.core.assembly import Core
 from node.core.ports import PeerNode, QkdDevice
-from node.core.relay import World
+from node.core.world import World
 from node.crypto.advert_signature import AdvertSigner
 from node.errors import CannotServeError, StoreError
 from node.health import Health

@@ -20,7 +20,8 @@ from node.core.link_key_stock import LinkKeyStock, keep_in_stock
 from node.core.neighbours import NeighbourWatch
 from node.core.pool import Pools
 from node.core.ports import Ledger, QkdDevice
-from node.core.relay import Relay, World
+from node.core.relay import Relay
+from node.core.world import World
 from node.errors import KmstnError, StoreError
 from node.settings import NodeSettings
 from node.wire.federation import SignedAdvert

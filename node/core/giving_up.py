@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from node.core.federation import Federation
 from node.core.keys import Parcel
-from node.core.relay import Relay, World
+from node.core.relay import Relay
+from node.core.world import World
 from node.errors import CannotServeError, StoreError
 
 REASON = "no acknowledgement in time"

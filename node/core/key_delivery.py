@@ -20,9 +20,10 @@ from node.core.key_request import Admission, KeyOrder
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel
 from node.core.outcomes import Outcome
 from node.core.ports import Ledger
-from node.core.relay import Relay, World
+from node.core.relay import Relay
 from node.core.resending import Resending
 from node.core.sealing_origin import draft, sealed, wrapped
+from node.core.world import World
 from node.crypto.pool_wrap import blocks_needed
 from node.errors import (
     BadRequestError,

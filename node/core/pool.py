@@ -13,8 +13,9 @@ from node.core.federation import Federation
 from node.core.giving_up import give_up_in_time
 from node.core.keys import BLOCK_SIZE_BYTES, Direction, Grade, KeyBlock, Parcel, PoolBlock
 from node.core.ports import Ledger
-from node.core.relay import Relay, World
+from node.core.relay import Relay
 from node.core.sealing_origin import draft, sealed
+from node.core.world import World
 from node.crypto.kem import Provider
 from node.errors import CannotServeError
 from node.settings import NodeSettings

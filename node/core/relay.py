@@ -9,7 +9,7 @@ When an outcome stays unknown the keys are voided, never used for anything else.
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from node.core.answers import Answer
@@ -19,25 +19,21 @@ from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
 from node.core.keys import Parcel
 from node.core.outcomes import (
     Outcome,
-    acknowledgement,
-    close_acknowledged,
     close_books,
-    fails_as_a_whole,
     is_given_up,
-    is_of,
     is_open,
     keep_to_void,
     outcome_of,
-    weaker,
 )
-from node.core.ports import Background, Clock, Ledger, PeerNode, Randomness, Store
+from node.core.ports import Ledger, PeerNode
 from node.core.voiding import Voids
+from node.core.way_back import WayBack
+from node.core.world import World
 from node.errors import (
     BadRequestError,
     CannotServeError,
     InsufficientKeyMaterialError,
     NoRouteError,
-    PeerError,
     PeerRefusedError,
     PeerUncertainError,
     ReplayedTransferError,
@@ -47,24 +43,10 @@ from node.wire.federation import HYBRID_TRANSPORT, Purpose
 
 log = logging.getLogger("kmstn.relay")
 
-ACK_ATTEMPTS = 4
 SEND_ATTEMPTS = 2
 RETRY_PAUSE_S = 0.3
 OWED_PAUSE_S = 2.0
 LONGEST_LIFETIME_S = 86_400.0
-# Keys whose books were closed not long ago: being told of them again is nothing to refuse.
-SETTLED_REMEMBERED = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the relay needs from outside, in one place."""
-
-    store: Store
-    clock: Clock
-    randomness: Randomness
-    background: Background
-    peers: dict[str, PeerNode]
 
 
 class Relay:
@@ -85,13 +67,9 @@ class Relay:
         self._hops = hops
         self._destination = destination
         self._world = world
-        self._awaited: dict[str, tuple[asyncio.Future[Outcome], float]] = {}
-        self._under_way: dict[str, Parcel] = {}
-        self._so_far: dict[str, Outcome] = {}
-        self._settled: dict[str, None] = {}
+        self._back = WayBack(world, self._send_again_later, self._void_downstream)
         self._resumed: set[str] = set()
         self._owed: set[str] = set()
-        self._answers: dict[str, Answer] = {}
         self._voids = Voids(node, callback_url, federation, destination, world.clock)
         self.on_arrival: Callable[[Collection[str]], None] = lambda _key_ids: None
         self.pool_reserve = 0
@@ -116,7 +94,7 @@ class Relay:
 
         sent, container = await self._world.store.transact(begin)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._awaited[sent.parcel_id] = outcome, sent.expires_at
+        self._back.awaited[sent.parcel_id] = outcome, sent.expires_at
         self._world.background.spawn(self._transfer(sent, container))
         return outcome
 
@@ -145,12 +123,12 @@ class Relay:
         Raises OutcomeUnknownError when that takes too long, and what `accept` raises.
         """
         answer = Answer([key.key_id for key in incoming.container.keys])
-        self._answers[incoming.parcel_id] = answer
+        self._back.answers[incoming.parcel_id] = answer
         try:
             await self.accept(sender, incoming)
             return await answer.within(self.answer_timeout_s)
         finally:
-            del self._answers[incoming.parcel_id]
+            del self._back.answers[incoming.parcel_id]
 
     async def acknowledged(self, sender: str, acks: Collection[AckContainer]) -> None:
         """Take over what a neighbour says of keys that went out through it, and tell the node before.
@@ -163,7 +141,7 @@ class Relay:
             key_ids = [entry.key_id for entry in ack.key_id_container]
             if ack.ack_status not in (AckStatus.RELAYED, AckStatus.FAILED):
                 self._voids.acknowledged(ack)
-            elif not await self._settle(sender, ack, key_ids, outcome):
+            elif not await self._back.settle(sender, ack, key_ids, outcome):
                 strange = True
                 continue
             known = True
@@ -176,7 +154,7 @@ class Relay:
 
         What is done here is durable when this returns. Raises BadRequestError, NoRouteError.
         """
-        reply = partial(self._call_back, sender)
+        reply = partial(self._back.call, sender)
         next_hop = self._voids.next_hop(sender, request)
         if next_hop is None:
             reply(await self._voids.here(self._world.store, request))
@@ -199,7 +177,7 @@ class Relay:
         that were acknowledged after all stay: they may be in use by now, and without this node nobody uses them.
         """
         if parcel.purpose is Purpose.POOL_BLOCK:
-            if await self._fail(parcel, reason):
+            if await self._back.fail(parcel, reason):
                 self._void_downstream(parcel)
             return
         outcome = Outcome(AckStatus.FAILED, message=reason)
@@ -210,8 +188,8 @@ class Relay:
             closing = partial(close_books, parcel=parcel, outcome=outcome, key_ids=parcel.key_ids)
             await self._world.store.transact(closing)
             self._void_downstream(parcel)
-        self._forget(parcel)
-        self._report(parcel, outcome, parcel.key_ids)
+        self._back.forget(parcel)
+        self._back.report(parcel, outcome, parcel.key_ids)
 
     async def _void_and_close(self, parcel: Parcel) -> None:
         def close(ledger: Ledger) -> None:
@@ -327,7 +305,7 @@ class Relay:
             if await self._world.store.transact(partial(is_open, parcel=parcel)):
                 await self.give_up(parcel, reason)
         # The master may hold a wrapped key, so that is not voided: its origin sends it again until it expires.
-        elif await self._fail(parcel, reason) and may_be_taken and parcel.purpose is not Purpose.WRAPPED_KEY:
+        elif await self._back.fail(parcel, reason) and may_be_taken and parcel.purpose is not Purpose.WRAPPED_KEY:
             self._void_downstream(parcel)
 
     async def _send_again_later(self, parcel: Parcel) -> None:
@@ -365,7 +343,7 @@ class Relay:
                 log.warning("keys from %s refused: %s", incoming.end_to_end.origin, outcome.message)
             else:
                 self.on_arrival(key_ids)
-            self._acknowledge(parcel, outcome, key_ids)
+            self._back.acknowledge(parcel, outcome, key_ids)
 
     async def _pass_on(self, sender: str, incoming: Incoming, next_hop: str) -> None:
         link = self._federation.link_to(sender)
@@ -395,109 +373,16 @@ class Relay:
         if shortage:
             raise InsufficientKeyMaterialError(shortage)
         if container is not None:
-            self._under_way[parcel.key_ids[0]] = parcel
+            self._back.under_way[parcel.key_ids[0]] = parcel
             self._world.background.spawn(self._transfer(parcel, container))
 
     def _first_time(self, ledger: Ledger, sender: str, incoming: Incoming) -> None:
         if not ledger.remember_transfer(incoming.header.transfer_id, sender, incoming.header.expires_at):
             raise ReplayedTransferError(f"transfer {incoming.header.transfer_id} was accepted before")
 
-    # The way back.
-
-    async def _settle(self, sender: str, ack: AckContainer, key_ids: list[str], outcome: Outcome) -> bool:
-        """Close what these acknowledgements close, in one transaction; keys that did not go through the sender stay.
-
-        One key may go to several nodes, to each for other targets: an acknowledgement is of the parcel for its own.
-        In transit, the node before hears of it first: should this node stop before its books are closed, it sends the
-        parcel again after its restart, and is told once more what became of it. Returns whether this node knows one of
-        the keys, or knew it lately.
-        """
-        known = self._under_way.get(key_ids[0]) if key_ids else None
-        ahead = (
-            known is not None
-            and known.upstream is not None
-            and known.key_ids == tuple(key_ids)
-            and is_of(ack, known, sender)
-        )
-        if known is not None and ahead:
-            self._report(known, outcome, key_ids)
-
-        work = partial(close_acknowledged, ack=ack, sender=sender, outcome=outcome)
-        closings, present = await self._world.store.transact(work)
-        for closing in closings:
-            parcel = closing.parcel
-            if closing.owed:
-                self._world.background.spawn(self._send_again_later(parcel))
-                continue
-            self._forget(parcel)
-            if not ahead:
-                self._report(parcel, outcome, closing.key_ids, whole=closing.whole)
-            if closing.in_part and fails_as_a_whole(parcel, outcome):
-                self._void_downstream(parcel)
-        return ahead or present or not key_ids or any(key_id in self._settled for key_id in key_ids)
-
-    async def _fail(self, parcel: Parcel, reason: str) -> bool:
-        """End a parcel that could not be sent; False if it is not open: acknowledged after all, or sent anew since."""
-        outcome = Outcome(AckStatus.FAILED, message=reason)
-
-        def close(ledger: Ledger) -> bool:
-            if open_here := is_open(ledger, parcel):
-                close_books(ledger, parcel, outcome, parcel.key_ids)
-            return open_here
-
-        failed = await self._world.store.transact(close)
-        if failed:
-            self._forget(parcel)
-            self._report(parcel, outcome, parcel.key_ids)
-        return failed
-
-    def _forget(self, parcel: Parcel) -> None:
-        self._under_way.pop(parcel.key_ids[0], None)
-        self._settled.update(dict.fromkeys(parcel.key_ids))
-        while len(self._settled) > SETTLED_REMEMBERED:
-            self._settled.pop(next(iter(self._settled)))
-
-    def _report(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str], *, whole: bool = True) -> None:
-        """Tell the node before, or whoever waits here: once the `whole` parcel is closed."""
-        if parcel.upstream is not None:
-            return self._acknowledge(parcel, outcome, key_ids)
-        if parcel.parcel_id in self._so_far:
-            outcome = weaker(self._so_far.pop(parcel.parcel_id), outcome)
-        if not whole and parcel.parcel_id in self._awaited:
-            self._so_far[parcel.parcel_id] = outcome
-            return None
-        awaited, _expiry = self._awaited.pop(parcel.parcel_id, (None, 0.0))
-        if awaited is not None and not awaited.done():
-            awaited.set_result(outcome)
-        return None
-
-    def _acknowledge(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
-        """Say to the node before what became of keys: by a call back, or where it waits, if it waits still."""
-        ack = acknowledgement(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
-        if not parcel.synchronous:
-            self._call_back(parcel.upstream or "", (ack,))
-        elif (answer := self._answers.get(parcel.parcel_id)) is not None:
-            answer.take((ack,))
-
-    def _call_back(self, neighbour: str, acks: tuple[AckContainer, ...]) -> None:
-        self._world.background.spawn(self._tell(neighbour, *acks))
-
     def forget_expired(self, now: float) -> None:
         """Let go of what will not be acknowledged any more."""
-        self._under_way = {key: parcel for key, parcel in self._under_way.items() if parcel.expires_at > now}
-        self._awaited = {parcel: waiting for parcel, waiting in self._awaited.items() if waiting[1] > now}
-        self._so_far = {parcel: outcome for parcel, outcome in self._so_far.items() if parcel in self._awaited}
-
-    async def _tell(self, neighbour: str, *acks: AckContainer) -> None:
-        for attempt in range(ACK_ATTEMPTS):
-            try:
-                return await self._world.peers[neighbour].ack(acks)
-            except PeerError as error:
-                log.warning("%s did not take an acknowledgement: %s", neighbour, error)
-                if isinstance(error, PeerRefusedError):
-                    return None  # It will say the same again.
-            await self._world.clock.sleep(RETRY_PAUSE_S * 2**attempt)
-        return None
+        self._back.forget_expired(now)
 
     # Voiding.
 

@@ -15,7 +15,7 @@ from node.clients.http import Answer
 from node.clients.qkd_device import HttpQkdDevice
 from node.core.assembly import Core
 from node.core.ports import PeerNode, QkdDevice
-from node.core.relay import World
+from node.core.world import World
 from node.errors import CannotServeError, StoreError
 from node.health import Health
 from node.identity_uri import Role

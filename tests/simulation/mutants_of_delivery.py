@@ -38,7 +38,7 @@ def send_before_commit() -> list[tuple[Any, str, Any]]:
             await self._world.store.transact(try_out)
         sent, container = early[0]
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._awaited[sent.key_ids[0]] = outcome, sent.expires_at
+        self._back.awaited[sent.key_ids[0]] = outcome, sent.expires_at
         self._world.background.spawn(self._transfer(sent, container))
         await self._world.clock.sleep(0.001)
 
@@ -78,7 +78,7 @@ def acknowledge_before_storing() -> list[tuple[Any, str, Any]]:
     whole = Relay.__dict__["_arrive"]
 
     async def arrive(self: Relay, sender: str, incoming: Incoming) -> None:
-        await self._tell(sender, _relayed(incoming))
+        await self._back._tell(sender, _relayed(incoming))
         await whole(self, sender, incoming)
 
     return [(Relay, "_arrive", arrive)]
@@ -90,7 +90,7 @@ def transit_acknowledges_itself() -> list[tuple[Any, str, Any]]:
 
     async def pass_on(self: Relay, sender: str, incoming: Incoming, next_hop: str) -> None:
         await whole(self, sender, incoming, next_hop)
-        self._world.background.spawn(self._tell(sender, _relayed(incoming)))
+        self._world.background.spawn(self._back._tell(sender, _relayed(incoming)))
 
     return [(Relay, "_pass_on", pass_on)]
 

@@ -18,8 +18,8 @@ from node.core.assembly import Core
 from node.core.hop import Incoming
 from node.core.keys import Direction, KeyBlock, Parcel
 from node.core.ports import Ledger
-from node.core.relay import World
 from node.core.sealing_origin import draft, sealed
+from node.core.world import World
 from node.crypto.advert_signature import AdvertSigner
 from node.identity_uri import Role
 from node.settings import LinkKind, NeighbourSettings, NodeSettings
