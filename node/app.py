@@ -13,10 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from node.clients.foreign_kms import HttpForeignKms
 from node.clients.http import HttpService
 from node.clients.peer_node import HttpPeerNode
 from node.clients.qkd_device import HttpQkdDevice
 from node.core.assembly import Core
+from node.core.foreign import neighbour_name
 from node.core.ports import PeerNode, QkdDevice
 from node.core.world import World
 from node.crypto.advert_signature import AdvertSigner
@@ -24,14 +26,16 @@ from node.errors import CannotServeError, StoreError
 from node.health import Health
 from node.identity_uri import Role
 from node.mutual_tls.client_certificate_protocol import RunningServer, serve
-from node.mutual_tls.contexts import client_context, server_context
+from node.mutual_tls.contexts import client_context, foreign_client_context, foreign_server_context, server_context
+from node.mutual_tls.foreign_identity import ForeignAnchors
 from node.mutual_tls.identity import CertificateRefusedError, TrustAnchors
 from node.sealing.epochs import keep_epochs
 from node.servers.callers import Callers
+from node.servers.foreign_api import ForeignCallers, foreign_api
 from node.servers.operator_api import operator_api
 from node.servers.peer_api import peer_api
 from node.servers.sae_api import sae_api
-from node.settings import NodeSettings
+from node.settings import ForeignKmsSettings, NodeSettings
 from node.storage.database import DATABASE_NAME, Database, RollbackGuard
 from node.storage.value_cipher import ValueCipher
 
@@ -120,7 +124,8 @@ class Node:
         self._anchors = TrustAnchors.load(settings.identity_dir / "domains", self._domains)
         self._store = Database(settings.state_dir / DATABASE_NAME, ValueCipher(data_key), guard)
         self._peers: dict[str, PeerNode] = {n.node: self._peer(n.node, n.domain, n.url) for n in settings.neighbours}
-        world = World(self._store, self._clock, SystemRandomness(), self._tasks, self._peers)
+        foreign: dict[str, PeerNode] = {neighbour_name(kms.name): self._foreign(kms) for kms in settings.foreign_kms}
+        world = World(self._store, self._clock, SystemRandomness(), self._tasks, self._peers, foreign)
         self._core = core = Core(settings, world, self._devices(), self._owner_of, _signer(settings.identity_dir).sign)
         self.health = Health(settings, sealing, core.federation, core.watches, core.stocks, core.pools.peers)
         self.health.store_says = lambda: self._store.failure
@@ -144,7 +149,7 @@ class Node:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The ports in use: SAE, peer and operator API."""
+        """The ports in use: SAE, peer and operator API; where there are foreign KMSs, theirs too."""
         return tuple(server.port for server in self._servers)
 
     async def _serve(self) -> None:
@@ -178,6 +183,17 @@ class Node:
             groups = self._groups if peer_plane else None
             context = server_context(settings.identity_dir, domains, peer_plane=peer_plane, groups=groups)
             self._servers.append(await serve(app, context, settings.bind, port, settings.limits))
+        if settings.foreign_kms:
+            await self._serve_foreign_kms()
+
+    async def _serve_foreign_kms(self) -> None:
+        settings = self.settings
+        by_name = {kms.name: kms for kms in settings.foreign_kms}
+        names = {name: kms.certificate_name for name, kms in by_name.items()}
+        callers = ForeignCallers(ForeignAnchors(settings.identity_dir, names), by_name, self._clock.now)
+        app = foreign_api(self._core.gateway, self._core.relay, callers)
+        context = foreign_server_context(settings.identity_dir, names)
+        self._servers.append(await serve(app, context, settings.bind, settings.foreign_port, settings.limits))
 
     def _refusal(self) -> str | None:
         return self.health.refusal()
@@ -201,6 +217,14 @@ class Node:
     def _peer(self, name: str, domain: str, url: str) -> HttpPeerNode:
         usual, overflow = (self._service(url, domain, PEER_TIMEOUT_S, True) for _ in range(2))
         return HttpPeerNode(name, usual, overflow)
+
+    def _foreign(self, kms: ForeignKmsSettings) -> HttpForeignKms:
+        settings = self.settings
+        base_url = settings.foreign_url or f"https://{settings.node}:{settings.foreign_port}"
+        context = foreign_client_context(settings.identity_dir, kms.name)
+        service = HttpService(kms.url, context, PEER_TIMEOUT_S, kms.certificate_name)
+        self._services.append(service)
+        return HttpForeignKms(kms.name, service, f"{base_url}/kmapi/v1/ext_keys/ack")
 
     def _service(self, url: str, domain: str, timeout_s: float, peer_plane: bool) -> HttpService:
         groups = self._groups if peer_plane else None

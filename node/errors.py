@@ -12,6 +12,7 @@ KmstnError
 ├── OutcomeUnknownError            408: synchronous mode, and the keys may have been kept
 ├── PeerError                      a neighbouring node
 │   ├── PeerRefusedError           answered 400 or 401: it kept nothing
+│   │   └── PeerUnauthorisedError  401
 │   └── PeerUncertainError         anything else: it may have kept the keys
 ├── DeviceError                    the QKD device beside this node
 ├── StoreError                     this node's own disk
@@ -94,6 +95,10 @@ class PeerError(KmstnError):
 
 class PeerRefusedError(PeerError):
     """400 or 401: the neighbour kept no association with any key of the request."""
+
+
+class PeerUnauthorisedError(PeerRefusedError):
+    """401: it kept nothing, and may do what was asked once certificates are put right."""
 
 
 class PeerUncertainError(PeerError):

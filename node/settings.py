@@ -51,6 +51,15 @@ class NeighbourSettings(Frozen):
     device: DeviceSettings | None = Field(default=None, description="present on QKD links only")
 
 
+class ForeignKmsSettings(Frozen):
+    """A KMS beside this node that speaks ETSI GS QKD 020 as published and none of our extensions."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,31}$", description="what this node calls it")
+    url: str = Field(description="base URL of its ETSI 020 API; its acknowledgements are to be called there too")
+    saes: tuple[SaeId, ...] = Field(min_length=1, description="the SAEs that are at home there")
+    certificate_name: str = Field(description="DNS name that its certificates carry, as client and as server")
+
+
 class DeliverySettings(Frozen):
     """How SAE requests are answered."""
 
@@ -116,6 +125,9 @@ class NodeSettings(Frozen):
     site: str
     saes: tuple[SaeId, ...] = ()
     neighbours: tuple[NeighbourSettings, ...] = ()
+    foreign_kms: tuple[ForeignKmsSettings, ...] = Field(
+        default=(), description="served on a port of their own; the CA of each is identity_dir/foreign/NAME.crt"
+    )
     trusted_domains: tuple[str, ...] = Field(default=(), description="other domains, by federation agreement")
     allowed_pairs: tuple[tuple[SaeId, SaeId], ...] | None = Field(
         default=None, description="ordered (master, slave) pairs; absent: every pair may exchange keys"
@@ -139,6 +151,8 @@ class NodeSettings(Frozen):
     sae_port: int = 8443
     peer_port: int = 8020
     peer_url: str | None = Field(default=None, description="as neighbours know it; default https://NODE:PEER_PORT")
+    foreign_port: int = Field(default=8021, description="open only if there are foreign KMSs")
+    foreign_url: str | None = Field(default=None, description="as they know it; default https://NODE:FOREIGN_PORT")
     operator_port: int = 8090
     advert_interval_s: float = Field(default=1.0, gt=0)
     advert_lifetime_s: float = Field(default=30.0, gt=0)

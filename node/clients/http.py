@@ -12,6 +12,7 @@ from node.errors import printable
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 KEEP_ALIVE_S = 60
+CONNECTIONS = 32
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
@@ -28,13 +29,15 @@ class Answer:
 
 
 class HttpService:
-    """A service at one base URL."""
+    """A service at one base URL; `server_name`: what its certificate must carry, where that is not the URL's host."""
 
-    def __init__(self, base_url: str, context: ssl.SSLContext, timeout_s: float, connections: int = 32) -> None:
+    def __init__(
+        self, base_url: str, context: ssl.SSLContext, timeout_s: float, server_name: str | None = None
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._context = context
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=timeout_s)
-        self._connections = connections
+        self._server_name = server_name
         self._session: aiohttp.ClientSession | None = None
 
     async def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
@@ -42,7 +45,12 @@ class HttpService:
         headers = JSON_HEADERS if body is not None else None
         try:
             async with self._opened().request(
-                method, self.base_url + path, data=body, headers=headers, allow_redirects=False
+                method,
+                self.base_url + path,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                server_hostname=self._server_name,
             ) as answer:
                 return Answer(answer.status, await _bounded(answer))
         except TimeoutError:
@@ -62,7 +70,7 @@ class HttpService:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                ssl=self._context, limit=self._connections, keepalive_timeout=KEEP_ALIVE_S, use_dns_cache=True
+                ssl=self._context, limit=CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, use_dns_cache=True
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

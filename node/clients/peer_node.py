@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from node.clients.http import HttpService, ServiceFailure
-from node.errors import PeerRefusedError, PeerUncertainError, printable
+from node.errors import PeerError, PeerRefusedError, PeerUnauthorisedError, PeerUncertainError, printable
 from node.wire.etsi020 import (
     SYNCHRONOUS_MODE,
     AckContainer,
@@ -24,6 +24,7 @@ from node.wire.etsi020 import (
 from node.wire.federation import FEDERATION, LINK_KEYS_PATH, FederationAdvert, LinkKeyAnnouncement, LinkKeyHoldings
 
 CONNECT_TIMEOUT_S = 3.0
+_KEPT_NOTHING: dict[int, type[PeerError]] = {400: PeerRefusedError, 401: PeerUnauthorisedError}
 # Synchronous transfers hold a connection until the keys have arrived: beyond so many they have some of their own.
 WAITING_AT_ONCE = 16
 
@@ -108,7 +109,7 @@ class HttpPeerNode:
         if answer.status == expected:
             return answer.body
         text = f"{self.name}: {path} answered {answer.status}: {printable(answer.body[:300].decode(errors='replace'))}"
-        raise (PeerRefusedError if answer.status in (400, 401) else PeerUncertainError)(text)
+        raise _KEPT_NOTHING.get(answer.status, PeerUncertainError)(text)
 
 
 def _places(error: ValidationError) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from node.core.arrivals import Arrivals
 from node.core.destination import Destination
 from node.core.federation import Federation
+from node.core.gateway import Gateway
 from node.core.hop import HopTransport
 from node.core.kem_keys import KemKeyring
 from node.core.key_delivery import KeyDelivery
@@ -57,6 +58,7 @@ class Core:
         arrivals = Arrivals()
         self.relay = self._make_relay(arrivals)
         self.pools = Pools(settings, self.federation, self.relay, world)
+        self.gateway = Gateway(settings, self.federation, self.relay, world)
         self.delivery = KeyDelivery(settings, _admission(settings), self.federation, self.relay, world, arrivals)
         self.stocks = {name: self._stock(name, device) for name, device in devices.items()}
         self.watches = {name: self._watch(name) for name in world.peers}
@@ -71,6 +73,7 @@ class Core:
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.pools.run,
             self.delivery.repeat_overdue,
+            *([self.gateway.run] if self.settings.foreign_kms else []),
             partial(self._keep_house, health),
             *(watch.run for watch in self.watches.values()),
             *(partial(keep_in_stock, stock, self._world.clock) for stock in self.stocks.values()),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Set
+from dataclasses import replace
 
 from node.core.kem_keys import KemKeyring
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock, grade_of
@@ -14,7 +15,7 @@ from node.crypto.kem import Provider
 from node.crypto.pool_wrap import WrapContext, Wrapped, unwrap
 from node.crypto.suites import suite_kem
 from node.wire.etsi020 import AckStatus
-from node.wire.federation import Purpose, Refusal
+from node.wire.federation import EndToEnd, Purpose, Refusal
 
 log = logging.getLogger("kmstn.destination")
 
@@ -79,6 +80,12 @@ class Destination:
         elif new:
             self._keep_session_keys(ledger, parcel, new)
         return voided
+
+    def opened(self, parcel: Parcel) -> Parcel:
+        """Return a parcel for a foreign KMS with bare bodies; raises ParcelRefusedError if it does not open."""
+        seal = parcel.end_to_end
+        bare = EndToEnd(origin=seal.origin, destination=parcel.downstream)
+        return replace(parcel, bodies=self._open_seal(parcel), end_to_end=bare)
 
     def void(self, ledger: Ledger, key_id: str, initiator: str) -> KeyState | None:
         """Drop an initiator's key that nobody has fetched; returns its state now, None if it has no such key here.

@@ -3,9 +3,10 @@
 Joins directory, routing and KEM keys, so that delivery can ask one place: where is this SAE, which way, sealed to what.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from node.core.directory import AdvertRefusedError, Directory
+from node.core.foreign import is_foreign, neighbour_name
 from node.core.hop import HopLink
 from node.core.kem_keys import KemKeyring
 from node.core.routing import Adjacency, Route, RoutingTable
@@ -31,6 +32,7 @@ class Federation:
         self._keyring = keyring
         self._sign = sign
         self._neighbours = {neighbour.node: neighbour for neighbour in settings.neighbours}
+        self._foreign = {sae: neighbour_name(kms.name) for kms in settings.foreign_kms for sae in kms.saes}
         self.directory = Directory(owner_of, settings.suites)
         adjacencies = [Adjacency(n.node, n.domain, n.cost) for n in settings.neighbours]
         self.routing = RoutingTable(settings.node, settings.domain, adjacencies)
@@ -40,7 +42,8 @@ class Federation:
         advert = NodeAdvert(
             node=self._settings.node,
             domain=self._settings.domain,
-            saes=self._settings.saes,
+            saes=(*self._settings.saes, *self._foreign),
+            foreign_saes=tuple(kms.saes for kms in self._settings.foreign_kms),
             suites=self._settings.suites,
             kem_keys=self._keyring.published(),
             issued_at=now,
@@ -84,6 +87,24 @@ class Federation:
             raise NoRouteError(f"no node of the federation advertises the SAE {sae}")
         return home
 
+    def foreign_kms_of(self, targets: Collection[str]) -> str | None:
+        """Return the foreign KMS beside this node that serves the targets, None if they are none of its SAEs.
+
+        Raises BadRequestError if not all of them live there: each KMS gets a transfer of its own.
+        """
+        found = {self._foreign.get(target) for target in targets}
+        if len(found) > 1:
+            wrong = {"target_sae_ids": "live at several KMSs: one request for each"}
+            raise BadRequestError("the targets are not at home at one KMS", wrong)
+        return found.pop() if found else None
+
+    def lives_with(self, sae: str) -> tuple[str, tuple[str, ...]]:
+        """Return an SAE's home, and the SAEs of the foreign KMS that it lives behind there; raises NoRouteError."""
+        home = self.home_of(sae)
+        advert = self.directory.node(home)
+        groups = advert.foreign_saes if advert else ()
+        return home, next((group for group in groups if sae in group), ())
+
     def end_of(self, target: str) -> str:
         """Return where keys for a target end: its home, or the node itself for pool blocks; raises NoRouteError."""
         return target if self.directory.node(target) is not None else self.home_of(target)
@@ -97,7 +118,7 @@ class Federation:
         initiator, *targets = parties
         home = initiator if purpose is Purpose.POOL_BLOCK else self.directory.home_of(initiator)
         wrong = {}
-        if path[0] != origin:
+        if (path[1:2] if is_foreign(path[0]) else path[:1]) != (origin,):
             wrong["origin"] = "is not where the path begins"
         if home != origin:
             wrong["initiator_sae_id"] = "is not at home at the origin"
@@ -109,7 +130,12 @@ class Federation:
             raise BadRequestError("the parcel is not its origin's to send", wrong)
 
     def route_to(self, node: str, avoid: str | None = None) -> Route:
-        """Return the route to a node that does not begin with `avoid`; raises NoRouteError."""
+        """Return the route to a node that does not begin with `avoid`; raises NoRouteError.
+
+        A foreign KMS beside this node is one hop away.
+        """
+        if is_foreign(node):
+            return Route(node, node, 1, (node,), ())
         route = self.routing.route(node, avoid)
         if route is None:
             raise NoRouteError(f"no route from {self._settings.node} to {node}")

@@ -15,6 +15,7 @@ from node.core.arrivals import Arrivals
 from node.core.demands import SUITE, DemandNotMetError, check_grade, check_way_taken, check_way_to
 from node.core.destination import weakest
 from node.core.federation import Federation
+from node.core.foreign import is_foreign
 from node.core.giving_up import give_up_in_time
 from node.core.key_request import Admission, KeyOrder
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel
@@ -46,10 +47,11 @@ SLICE = 250
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """The slaves of one order that are at home at one node."""
+    """The slaves of one order that are at home at one node, or behind one foreign KMS beside it."""
 
     home: str
     slaves: tuple[str, ...]
+    foreign: bool = False
 
 
 class KeyDelivery:
@@ -83,7 +85,7 @@ class KeyDelivery:
             self._check_ways(order, shares)
         randomness = self._world.randomness
         keys = tuple(KeyBlock(randomness.uuid(), randomness.bytes(order.size_bits // 8)) for _ in range(order.number))
-        remote = [share for share in shares if share.home != self._settings.node]
+        remote = [share for share in shares if not self._is_here(share)]
         if len(shares) == 1 and remote:
             await self._deliver(order, keys, remote[0])
         else:
@@ -116,10 +118,10 @@ class KeyDelivery:
         Each takes the blocks of its own size and one for authentication; several in one request share that one, so that
         there may be some more. For a slave at this node no number is too great; reactive delivery has nothing stored.
         """
-        keys, home = self._settings.keys, self._federation.home_of(slave_sae)
-        if home == self._settings.node:
+        keys, (home, group) = self._settings.keys, self._federation.lives_with(slave_sae)
+        if home == self._settings.node and not group:
             return keys.max_key_count
-        if self._settings.delivery.pattern == "reactive" or not self._reachable(home):
+        if group or self._settings.delivery.pattern == "reactive" or not self._reachable(home):
             return 0
         counts = await self._world.store.transact(lambda ledger: ledger.block_counts())
         blocks = counts.get((home, Direction.OUT, True), 0)
@@ -150,13 +152,16 @@ class KeyDelivery:
 
     def _shares(self, order: KeyOrder) -> list[_Share]:
         slave, *additional = order.slave_saes
-        homes: dict[str, list[str]] = {self._federation.home_of(slave): [slave]}
+        homes: dict[tuple[str, tuple[str, ...]], list[str]] = {self._federation.lives_with(slave): [slave]}
         for slave in additional:
             try:
-                homes.setdefault(self._federation.home_of(slave), []).append(slave)
+                homes.setdefault(self._federation.lives_with(slave), []).append(slave)
             except NoRouteError as error:
                 raise BadRequestError(str(error), {"additional_slave_SAE_IDs": slave}) from error
-        return [_Share(home, tuple(slaves)) for home, slaves in homes.items()]
+        return [_Share(home, tuple(slaves), bool(group)) for (home, group), slaves in homes.items()]
+
+    def _is_here(self, share: _Share) -> bool:
+        return share.home == self._settings.node and not share.foreign
 
     def _reachable(self, home: str) -> bool:
         try:
@@ -167,11 +172,14 @@ class KeyDelivery:
 
     def _check_ways(self, order: KeyOrder, shares: list[_Share]) -> None:
         for share in shares:
+            if share.foreign:
+                raise DemandNotMetError({"way": f"{share.slaves[0]} lives behind a foreign KMS: TLS alone leads there"})
             if share.home != self._settings.node:
                 check_way_to(share.home, order.demands, self._settings.node, self._federation)
 
     async def _deliver(self, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share) -> None:
-        if self._settings.delivery.pattern != "reactive":
+        # A foreign KMS may refuse a key: nobody holds one before it was taken.
+        if self._settings.delivery.pattern != "reactive" and not share.foreign:
             try:
                 return await self._send_wrapped(order, keys, share)
             except (InsufficientKeyMaterialError, DemandNotMetError):
@@ -201,12 +209,12 @@ class KeyDelivery:
     ) -> Outcome:
         """Relay and wait; `records` are in the books before the keys leave, and get grade and way with the outcome."""
         parcel = self._draft(Purpose.SESSION_KEY, order, keys, share)
-        seal_key = self._federation.seal_key(share.home)
+        seal_key = None if is_foreign(parcel.end_to_end.destination) else self._federation.seal_key(share.home)
         provider = self._settings.kem_provider
 
         def prepare(ledger: Ledger, bare: Parcel) -> Parcel:
             ledger.add_records(records)
-            return sealed(bare, seal_key, provider)
+            return bare if seal_key is None else sealed(bare, seal_key, provider)
 
         outcome = await self._await_relayed(parcel, await self._relay.send(parcel, prepare))
         try:
@@ -232,7 +240,7 @@ class KeyDelivery:
         outcomes: list[Outcome] = []
         done: list[_Share] = []
         for share in shares:
-            if share.home != self._settings.node:
+            if not self._is_here(share):
                 try:
                     outcomes.append(await self._relay_now(order, keys, share))
                 except KmstnError:
@@ -241,7 +249,7 @@ class KeyDelivery:
                 done.append(share)
         grade = weakest([outcome.grade for outcome in outcomes])
         path = max((outcome.path for outcome in outcomes), key=len, default=(self._settings.node,))
-        local = next((share.slaves for share in shares if share.home == self._settings.node), ())
+        local = next((share.slaves for share in shares if self._is_here(share)), ())
         state = KeyState.DEPOSITED if local else KeyState.RELAYED
 
         def keep(ledger: Ledger) -> None:
@@ -261,7 +269,8 @@ class KeyDelivery:
 
     def _draft(self, purpose: Purpose, order: KeyOrder, keys: tuple[KeyBlock, ...], share: _Share) -> Parcel:
         expires_at = self._world.clock.now() + self._settings.delivery.key_lifetime_s
-        ends = (self._settings.node, share.home)
+        kms = self._federation.foreign_kms_of(share.slaves) if share.home == self._settings.node else None
+        ends = (self._settings.node, kms or share.home)
         return draft(purpose, keys, (order.master_sae, share.slaves), ends, self._world.randomness.uuid(), expires_at)
 
     def _records(

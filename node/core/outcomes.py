@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from node.core.foreign import is_foreign
 from node.core.keys import Grade, KeyState, Parcel, grade_of
 from node.core.ports import Ledger
 from node.errors import BadRequestError
@@ -14,6 +15,8 @@ from node.wire.federation import PROVENANCE, HopProtection, Provenance, Purpose,
 
 log = logging.getLogger("kmstn.relay")
 
+# A foreign KMS knows none of our hop transport.
+FOREIGN_HOP: HopProtection = "tls"
 # Of keys that are not under way, to tell a late acknowledgement from a senseless one: no more, since anybody can ask.
 LOOKED_UP = 16
 
@@ -35,9 +38,23 @@ class Outcome:
         return grade_of(self.protections) if told else Grade.PQC
 
 
+def seen_from_here(parcel: Parcel, outcome: Outcome) -> Outcome:
+    """Return an outcome with the way that this node knows: a foreign KMS says nothing of it, and would not be believed.
+
+    What it did not take it may say in words; it is the end of the way all the same.
+    """
+    if not is_foreign(parcel.downstream):
+        return outcome
+    way = (*parcel.path, parcel.downstream), (*parcel.protections, FOREIGN_HOP)
+    return Outcome(outcome.status, *way, outcome.message)
+
+
 def close_books(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
     """Write the outcome into the books; what that means depends on what the parcel carried."""
     ledger.acknowledge(key_ids)
+    for neighbour in (parcel.upstream, parcel.downstream):
+        if neighbour is not None and is_foreign(neighbour):
+            ledger.close_foreign_keys(neighbour, key_ids, outcome.status)
     if parcel.upstream is not None:
         return
     relayed = outcome.status is AckStatus.RELAYED
@@ -95,6 +112,8 @@ def keep_to_void(ledger: Ledger, parcel: Parcel) -> None:
     """Note that session keys of this node are given up; their parcel stays, or comes back, until they are voided."""
     if not ledger.parcels_of(parcel.key_ids):
         ledger.add_parcel(parcel)
+    if is_foreign(parcel.downstream):
+        ledger.close_foreign_keys(parcel.downstream, parcel.key_ids, AckStatus.FAILED)
     for key_id in parcel.key_ids:
         ledger.update_record(key_id, KeyState.VOIDED)
 
@@ -112,6 +131,7 @@ def is_given_up(ledger: Ledger, parcel: Parcel, key_id: str) -> bool:
 
 
 def _close(ledger: Ledger, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> Closing:
+    outcome = seen_from_here(parcel, outcome)
     if is_still_owed(parcel, outcome):
         return Closing(parcel, key_ids, owed=True)
     in_part = len(key_ids) < len(parcel.key_ids)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
+from node.core.foreign import ForeignKey
 from node.core.kem_keys import KemKey
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock
-from node.wire.etsi020 import AckContainer, ExtKeyContainer, VoidContainer
+from node.wire.etsi020 import AckContainer, AckStatus, ExtKeyContainer, VoidContainer
 from node.wire.federation import FederationAdvert, LinkKeyAnnouncement, LinkKeyHoldings
 
 T = TypeVar("T")
@@ -122,6 +123,17 @@ class RecordLedger(Protocol):
     def forget_voids(self, number_kept: int) -> None: ...
 
 
+class ForeignLedger(Protocol):
+    """What passed between this node and foreign KMSs, by KMS and key ID. What is known already stays as it is."""
+
+    def add_foreign_keys(self, kms: str, keys: Collection[ForeignKey]) -> None: ...
+    def foreign_keys(self, kms: str, key_ids: Collection[str]) -> dict[str, ForeignKey]: ...
+    def close_foreign_keys(self, kms: str, key_ids: Collection[str], outcome: AckStatus) -> None: ...
+    def foreign_keys_told(self, kms: str, key_ids: Collection[str]) -> None: ...
+    def untold_foreign_keys(self, kms: str, limit: int) -> tuple[ForeignKey, ...]: ...
+    def foreign_key_count(self, kms: str) -> int: ...
+
+
 class KemKeyLedger(Protocol):
     """KEM key pairs of this node."""
 
@@ -130,7 +142,7 @@ class KemKeyLedger(Protocol):
     def drop_kem_keys(self, expired_before: float) -> None: ...
 
 
-class Ledger(LinkKeyLedger, PoolLedger, ParcelLedger, RecordLedger, KemKeyLedger, Protocol):
+class Ledger(LinkKeyLedger, PoolLedger, ParcelLedger, RecordLedger, ForeignLedger, KemKeyLedger, Protocol):
     """Everything one transaction may read and write.
 
     `sweep` drops what expired, no more than `limit` of each kind; it returns the IDs of session keys that no slave had

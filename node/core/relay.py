@@ -13,8 +13,10 @@ from dataclasses import replace
 from functools import partial
 
 from node.core.answers import Answer
-from node.core.destination import Destination
+from node.core.destination import Destination, ParcelRefusedError
 from node.core.federation import Federation
+from node.core.foreign import is_foreign
+from node.core.handing_out import outcome_before, plain_transfer, sent_keys
 from node.core.hop import Dispatch, HopTransport, Incoming, expected_protection
 from node.core.keys import Parcel
 from node.core.outcomes import (
@@ -110,12 +112,33 @@ class Relay:
         if end.destination == self._node:
             parties = (container.initiator_sae_id, *container.target_sae_ids)
             self._federation.check_origin(header.purpose, header.path, end.origin, parties)
+            if (kms := self._federation.foreign_kms_of(container.target_sae_ids)) is not None:
+                return await self._hand_out(sender, incoming, kms)
             return await self._arrive(sender, incoming)
         try:
             route = self._federation.onward(end.destination, sender)
         except NoRouteError as error:
             raise BadRequestError(str(error), {error.reason: str(error)}, slug="key-routing-error") from error
         return await self._pass_on(sender, incoming, route.next_hop)
+
+    async def forward(self, take: Callable[[Ledger], Parcel | None]) -> None:
+        """Take over keys of a foreign KMS, in one transaction; the parcel that comes of it, if any, is sent on its way.
+
+        Raises what `take` raises, or CannotServeError: nothing is kept then.
+        """
+
+        def begin(ledger: Ledger) -> tuple[Parcel, ExtKeyContainer] | None:
+            parcel = take(ledger)
+            if parcel is None:
+                return None
+            container = self._protect(ledger, parcel, self._dispatch(parcel.downstream, parcel.purpose, at_once=True))
+            ledger.add_parcel(parcel)
+            return parcel, container
+
+        begun = await self._world.store.transact(begin)
+        if begun is not None:
+            self._back.under_way[begun[0].key_ids[0]] = begun[0]
+            self._world.background.spawn(self._transfer(*begun))
 
     async def accept_and_answer(self, sender: str, incoming: Incoming) -> tuple[AckContainer, ...]:
         """Take over a transfer in synchronous mode; returns what became of its keys, and never calls back.
@@ -139,6 +162,8 @@ class Relay:
         # All are read before the first is acted upon: a request that is refused has changed nothing.
         for ack, outcome in [(ack, outcome_of(ack)) for ack in acks]:
             key_ids = [entry.key_id for entry in ack.key_id_container]
+            if is_foreign(sender) and ack.ack_status is AckStatus.RELAYED:
+                self._world.background.spawn(self.void_what_came_late(sender, ack))
             if ack.ack_status not in (AckStatus.RELAYED, AckStatus.FAILED):
                 self._voids.acknowledged(ack)
             elif not await self._back.settle(sender, ack, key_ids, outcome):
@@ -155,20 +180,29 @@ class Relay:
         What is done here is durable when this returns. Raises BadRequestError, NoRouteError.
         """
         reply = partial(self._back.call, sender)
-        next_hop = self._voids.next_hop(sender, request)
+        next_hop = await self._way_of_void(sender, request)
         if next_hop is None:
             reply(await self._voids.here(self._world.store, request))
         else:
-            self._world.background.spawn(self._voids.send(self._world.peers[next_hop], request, reply))
+            self._world.background.spawn(self._voids.send(self._world.neighbour(next_hop), request, reply))
 
     async def void_and_answer(self, sender: str, request: VoidContainer) -> tuple[AckContainer, ...]:
         """Void in synchronous mode; returns what came of it. Raises OutcomeUnknownError, and what `void` raises."""
-        next_hop = self._voids.next_hop(sender, request)
+        next_hop = await self._way_of_void(sender, request)
         if next_hop is None:
             return await self._voids.here(self._world.store, request)
         answer = Answer(request.key_ids)
-        self._world.background.spawn(self._voids.send(self._world.peers[next_hop], request, answer.take))
+        self._world.background.spawn(self._voids.send(self._world.neighbour(next_hop), request, answer.take))
         return await answer.within(self.answer_timeout_s)
+
+    def tell_foreign(self, tell: Callable[[str, tuple[AckContainer, ...]], None]) -> None:
+        """Have outcomes of keys that came from a foreign KMS told to it that way."""
+        self._back.tell_foreign = tell
+
+    async def end(self, parcel: Parcel, reason: str) -> None:
+        """End a parcel that came from a foreign KMS: the KMS hears that it failed, what was sent on is voided."""
+        if await self._back.fail(parcel, reason):
+            self._void_downstream(parcel)
 
     async def give_up(self, parcel: Parcel, reason: str) -> None:
         """End an own parcel whose outcome is unknown: voided along its way, its keys never used.
@@ -244,14 +278,20 @@ class Relay:
 
     # The way out.
 
-    def _dispatch(self, neighbour: str, purpose: Purpose, *, at_once: bool = False) -> Dispatch:
+    def _dispatch(self, neighbour: str, purpose: Purpose, *, at_once: bool = False) -> Dispatch | None:
+        """Decide about the next transfer to a neighbour; None for a foreign KMS, to which keys go as they are."""
+        if is_foreign(neighbour):
+            return None
         reserve = self.pool_reserve if purpose is Purpose.POOL_BLOCK else 0
         offered = self.synchronous_transfers and self._world.peers[neighbour].synchronous_mode
         waits = at_once and offered and purpose is Purpose.SESSION_KEY
         callback = None if waits else self._callback_url
         return Dispatch(self._world.randomness.uuid(), self._federation.hop_key(neighbour), callback, reserve)
 
-    def _protect(self, ledger: Ledger, parcel: Parcel, dispatch: Dispatch) -> ExtKeyContainer:
+    def _protect(self, ledger: Ledger, parcel: Parcel, dispatch: Dispatch | None) -> ExtKeyContainer:
+        if dispatch is None:
+            ledger.add_foreign_keys(parcel.downstream, sent_keys(parcel))
+            return plain_transfer(parcel)
         return self._hops.send(ledger, parcel, self._federation.link_to(parcel.downstream), dispatch)
 
     def _redirect(self, ledger: Ledger, parcel: Parcel) -> ExtKeyContainer | None:
@@ -297,7 +337,7 @@ class Relay:
 
     async def _hand_over(self, neighbour: str, container: ExtKeyContainer) -> None:
         """Send once; what the neighbour says at once of the keys counts as its acknowledgement."""
-        if acks := await self._world.peers[neighbour].ext_keys(container):
+        if acks := await self._world.neighbour(neighbour).ext_keys(container):
             await self.acknowledged(neighbour, acks)
 
     async def _end_unsent(self, parcel: Parcel, reason: str, *, may_be_taken: bool) -> None:
@@ -376,6 +416,41 @@ class Relay:
             self._back.under_way[parcel.key_ids[0]] = parcel
             self._world.background.spawn(self._transfer(parcel, container))
 
+    async def _hand_out(self, sender: str, incoming: Incoming, kms: str) -> None:
+        """Open a parcel, here at the end of our part of its way, and send its keys on to the foreign KMS."""
+        link = self._federation.link_to(sender)
+        if incoming.header.purpose is not Purpose.SESSION_KEY:
+            wrong = {HYBRID_TRANSPORT: "purpose: a foreign KMS is sent session keys only"}
+            raise BadRequestError("the targets live behind a foreign KMS", wrong)
+
+        def take_over(ledger: Ledger) -> tuple[Parcel, ExtKeyContainer | None, Outcome | None]:
+            self._first_time(ledger, sender, incoming)
+            parcel = self._hops.receive(ledger, incoming, link)
+            protection = expected_protection(link.kind, parcel.purpose)
+            here = replace(
+                parcel,
+                path=(*parcel.path, self._node),
+                protections=(*parcel.protections, protection),
+                downstream=kms,
+            )
+            known = ledger.foreign_keys(kms, here.key_ids)
+            if (outcome := outcome_before(here, known)) is not None:
+                return here, None, outcome
+            try:
+                plain = self._destination.opened(here)
+            except ParcelRefusedError as error:
+                return here, None, Outcome(AckStatus.FAILED, here.path, here.protections, str(error), error.refusal)
+            ledger.acknowledge(here.key_ids)
+            ledger.add_parcel(plain)
+            return plain, self._protect(ledger, plain, None), None
+
+        parcel, container, outcome = await self._world.store.transact(take_over)
+        if outcome is not None:
+            self._back.acknowledge(parcel, outcome, parcel.key_ids)
+        elif container is not None:
+            self._back.under_way[parcel.key_ids[0]] = parcel
+            self._world.background.spawn(self._transfer(parcel, container))
+
     def _first_time(self, ledger: Ledger, sender: str, incoming: Incoming) -> None:
         if not ledger.remember_transfer(incoming.header.transfer_id, sender, incoming.header.expires_at):
             raise ReplayedTransferError(f"transfer {incoming.header.transfer_id} was accepted before")
@@ -385,6 +460,27 @@ class Relay:
         self._back.forget_expired(now)
 
     # Voiding.
+
+    async def _way_of_void(self, sender: str, request: VoidContainer) -> str | None:
+        """Return where a request to void goes on to; what it names is not sent any more to a foreign KMS."""
+        next_hop = self._voids.next_hop(sender, request)
+        if next_hop is not None and is_foreign(next_hop):
+            opened = await self._world.store.transact(lambda ledger: ledger.parcels_of(request.key_ids))
+            for parcel in {one.parcel_id: one for one in opened.values()}.values():
+                if parcel.downstream == next_hop and parcel.initiator_sae == request.initiator_sae_id:
+                    await self._back.fail(parcel, "the keys were voided")
+        return next_hop
+
+    async def void_what_came_late(self, kms: str, ack: AckContainer) -> None:
+        """Have keys voided that a foreign KMS says it keeps, though they were given up."""
+        key_ids = [entry.key_id for entry in ack.key_id_container]
+        known = await self._world.store.transact(lambda ledger: ledger.foreign_keys(kms, key_ids))
+        late = tuple(key.key_id for key in known.values() if key.outcome in (AckStatus.FAILED, AckStatus.VOIDED))
+        if late:
+            request = VoidContainer(
+                key_ids=late, initiator_sae_id=ack.initiator_sae_id, target_sae_ids=ack.target_sae_ids
+            )
+            await self._voids.send(self._world.neighbour(kms), request)
 
     def _void_downstream(self, parcel: Parcel) -> None:
         self._world.background.spawn(self._voids.send(*self._void_of(parcel)))
@@ -397,4 +493,4 @@ class Relay:
             target_sae_ids=parcel.target_saes,
             ack_callback_url=self._callback_url,
         )
-        return self._world.peers[parcel.downstream], request
+        return self._world.neighbour(parcel.downstream), request

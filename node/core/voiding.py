@@ -12,7 +12,7 @@ from node.core.federation import Federation
 from node.core.keys import KeyState
 from node.core.outcomes import Outcome, acknowledgement, void_outcomes
 from node.core.ports import Clock, Ledger, PeerNode, Store
-from node.errors import BadRequestError, PeerError, PeerRefusedError
+from node.errors import BadRequestError, PeerError, PeerRefusedError, PeerUnauthorisedError
 from node.wire.etsi020 import MAX_KEYS, AckContainer, AckStatus, KeyIdEntry, VoidContainer
 
 log = logging.getLogger("kmstn.relay")
@@ -55,7 +55,13 @@ class Voids:
             wrong = {"key_ids": "blocks shared by nodes are voided by their IDs only"}
         if wrong:
             raise BadRequestError("it is not clear what to void", wrong, slug="void-request-not-understood")
-        return None if home == self._node else self._federation.onward(home, sender).next_hop
+        if home == self._node:
+            kms = None if home in request.target_sae_ids else self._federation.foreign_kms_of(request.target_sae_ids)
+            if kms is not None and kms == sender:
+                leads = {"invalid_routing": "leads back to the sender"}
+                raise BadRequestError("the targets are the sender's own", leads, slug="key-routing-error")
+            return kms
+        return self._federation.onward(home, sender).next_hop
 
     async def here(self, store: Store, request: VoidContainer) -> tuple[AckContainer, ...]:
         """Void, durably, some in each transaction, so that others are served between; returns what came of it."""
@@ -108,7 +114,7 @@ class Voids:
                 return True
             except PeerError as error:
                 log.warning("a request to void keys was not taken: %s", error)
-                if isinstance(error, PeerRefusedError):
+                if isinstance(error, PeerRefusedError) and not isinstance(error, PeerUnauthorisedError):
                     return True  # It will say the same again.
             await self._clock.sleep(PAUSE_S * 2**attempt)
         return False

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from node.core.answers import Answer
+from node.core.foreign import is_foreign
 from node.core.keys import Parcel
 from node.core.outcomes import (
     Outcome,
@@ -16,6 +17,7 @@ from node.core.outcomes import (
     fails_as_a_whole,
     is_of,
     is_open,
+    seen_from_here,
     weaker,
 )
 from node.core.ports import Ledger
@@ -50,6 +52,8 @@ class WayBack:
         self.awaited: dict[str, tuple[asyncio.Future[Outcome], float]] = {}
         self.answers: dict[str, Answer] = {}
         self.under_way: dict[str, Parcel] = {}
+        # What a foreign KMS is told is on record; `gateway` sees to it.
+        self.tell_foreign: Callable[[str, tuple[AckContainer, ...]], None] = lambda _kms, _acks: None
         self._so_far: dict[str, Outcome] = {}
         self._settled: dict[str, None] = {}
 
@@ -65,11 +69,12 @@ class WayBack:
         ahead = (
             known is not None
             and known.upstream is not None
+            and not is_foreign(known.upstream)
             and known.key_ids == tuple(key_ids)
             and is_of(ack, known, sender)
         )
         if known is not None and ahead:
-            self.report(known, outcome, key_ids)
+            self.report(known, seen_from_here(known, outcome), key_ids)
 
         work = partial(close_acknowledged, ack=ack, sender=sender, outcome=outcome)
         closings, present = await self._world.store.transact(work)
@@ -80,7 +85,7 @@ class WayBack:
                 continue
             self.forget(parcel)
             if not ahead:
-                self.report(parcel, outcome, closing.key_ids, whole=closing.whole)
+                self.report(parcel, seen_from_here(parcel, outcome), closing.key_ids, whole=closing.whole)
             if closing.in_part and fails_as_a_whole(parcel, outcome):
                 self._void_downstream(parcel)
         return ahead or present or not key_ids or any(key_id in self._settled for key_id in key_ids)
@@ -124,7 +129,9 @@ class WayBack:
     def acknowledge(self, parcel: Parcel, outcome: Outcome, key_ids: Collection[str]) -> None:
         """Say to the node before what became of keys: by a call back, or where it waits, if it waits still."""
         ack = acknowledgement(key_ids, parcel.initiator_sae, parcel.target_saes, outcome)
-        if not parcel.synchronous:
+        if is_foreign(parcel.upstream):
+            self.tell_foreign(parcel.upstream or "", (ack,))
+        elif not parcel.synchronous:
             self.call(parcel.upstream or "", (ack,))
         elif (answer := self.answers.get(parcel.parcel_id)) is not None:
             answer.take((ack,))
@@ -142,7 +149,7 @@ class WayBack:
     async def _tell(self, neighbour: str, *acks: AckContainer) -> None:
         for attempt in range(ACK_ATTEMPTS):
             try:
-                return await self._world.peers[neighbour].ack(acks)
+                return await self._world.neighbour(neighbour).ack(acks)
             except PeerError as error:
                 log.warning("%s did not take an acknowledgement: %s", neighbour, error)
                 if isinstance(error, PeerRefusedError):

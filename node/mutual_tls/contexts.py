@@ -18,6 +18,7 @@ logger = logging.getLogger("kmstn.tls")
 CERTIFICATE_FILE = "tls.crt"
 KEY_FILE = "tls.key"
 AUTHORITIES_FOLDER = "domains"
+FOREIGN_FOLDER = "foreign"
 
 # OpenSSL's X509_V_ERR_* numbers that deserve a plain name in log and counters.
 _VERIFY_REASONS = {
@@ -75,14 +76,25 @@ def server_context(
 
     Raises FileNotFoundError or ssl.SSLError for a missing or unusable identity, TlsGroupUnsupportedError.
     """
-    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
-    context.refused_handshakes = Counter()
-    context.sslobject_class = _LoggedHandshake
-    # Every connection verifies the certificate anew: a resumed session would outlive its expiry.
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
+    context = _new_server_context()
     _configure(context, identity_dir, domains)
     _bind_plane(context, peer_plane, groups)
+    return context
+
+
+def foreign_server_context(identity_dir: Path, kms: Collection[str]) -> ServerContext:
+    """Make a context for foreign KMSs: TLS 1.3, of any group, and their own CAs only; raises like `server_context`."""
+    context = _new_server_context()
+    _configure(context, identity_dir, kms, FOREIGN_FOLDER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def foreign_client_context(identity_dir: Path, kms: str) -> ssl.SSLContext:
+    """Make a context for the server of one foreign KMS; raises like `server_context`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _configure(context, identity_dir, (kms,), FOREIGN_FOLDER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
 
@@ -108,12 +120,24 @@ def handshake_failure(error: ssl.SSLError) -> str:
     return (error.reason or "connection closed during the handshake").lower().replace("_", " ")
 
 
-def _configure(context: ssl.SSLContext, identity_dir: Path, domains: Collection[str]) -> None:
+def _new_server_context() -> ServerContext:
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.refused_handshakes = Counter()
+    context.sslobject_class = _LoggedHandshake
+    # Every connection verifies the certificate anew: a resumed session would outlive its expiry.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    return context
+
+
+def _configure(
+    context: ssl.SSLContext, identity_dir: Path, authorities: Collection[str], folder: str = AUTHORITIES_FOLDER
+) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(identity_dir / CERTIFICATE_FILE, identity_dir / KEY_FILE)
-    for domain in domains:
-        context.load_verify_locations(cafile=identity_dir / AUTHORITIES_FOLDER / f"{domain}.crt")
+    for name in authorities:
+        context.load_verify_locations(cafile=identity_dir / folder / f"{name}.crt")
 
 
 def _bind_plane(context: ssl.SSLContext, peer_plane: bool, groups: str | None) -> None:

@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from node.identity_uri import URI_PREFIX, Role, parse_certificate_uri
 from node.mutual_tls.revocation import RevocationLists
 
-__all__ = ["CertificateRefusedError", "Identity", "Role", "TrustAnchors"]
+__all__ = ["UNREADABLE", "CertificateRefusedError", "Identity", "Role", "TrustAnchors", "weakness_of"]
 
 CACHE_CERTIFICATES = 4096
 MAX_REASON_CHARACTERS = 300
@@ -30,7 +30,7 @@ MIN_CURVE_BITS = 256
 
 _STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512, hashes.SHA3_256, hashes.SHA3_384, hashes.SHA3_512)
 # What reading a certificate of somebody else's making may raise.
-_UNREADABLE = (
+UNREADABLE = (
     *(ValueError, TypeError, UnsupportedAlgorithm),
     *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
 )
@@ -109,8 +109,8 @@ class TrustAnchors:
         try:
             certificate = x509.load_der_x509_certificate(der)
             identity = _claimed_identity(certificate)
-            weakness = _weakness(certificate)
-        except _UNREADABLE as error:
+            weakness = weakness_of(certificate)
+        except UNREADABLE as error:
             raise CertificateRefusedError(f"unreadable certificate: {error}") from error
         authority = self._authorities.get(identity.domain)
         if authority is None:
@@ -119,7 +119,7 @@ class TrustAnchors:
             raise CertificateRefusedError(f"{identity}: {weakness}")
         try:
             certificate.verify_directly_issued_by(authority)
-        except (InvalidSignature, *_UNREADABLE) as error:
+        except (InvalidSignature, *UNREADABLE) as error:
             raise CertificateRefusedError(f"{identity}: not issued by the CA of {identity.domain}") from error
         return _Vouched(
             identity,
@@ -140,8 +140,8 @@ def _claimed_identity(certificate: x509.Certificate) -> Identity:
     return Identity(*parse_certificate_uri(uris[0]))
 
 
-def _weakness(certificate: x509.Certificate) -> str | None:
-    """Say what makes a certificate unfit for a client, None if nothing does; raises one of `_UNREADABLE`."""
+def weakness_of(certificate: x509.Certificate) -> str | None:
+    """Say what makes a certificate unfit for a client, None if nothing does; raises one of `UNREADABLE`."""
     usages = [e.value for e in certificate.extensions if isinstance(e.value, x509.ExtendedKeyUsage)]
     if not any(ExtendedKeyUsageOID.CLIENT_AUTH in usage for usage in usages):
         return "certificate is not meant for clients"

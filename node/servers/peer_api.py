@@ -20,30 +20,24 @@ from node.core.link_key_stock import LinkKeyStock
 from node.core.relay import Relay
 from node.errors import (
     BadRequestError,
-    CannotServeError,
-    DeviceError,
-    KmstnError,
     NotAuthorisedError,
-    OutcomeUnknownError,
     UnsupportedExtensionError,
-    printable,
 )
 from node.servers.bodies import json_response, read_body
 from node.servers.callers import Callers
 from node.servers.plain_api import Handler, PlainApi
+from node.servers.problems import answer_error, check_callback, check_key_ids, check_named, internal_error, not_found
 from node.settings import NeighbourSettings
 from node.wire.etsi020 import (
     MAX_BODY_BYTES,
     SYNCHRONOUS_MODE,
     ExtKeyContainer,
-    MessageFormatError,
     VersionContainer,
     VoidContainer,
     dump,
     dump_acks,
     parse,
     parse_acks,
-    problem,
 )
 from node.wire.federation import (
     END_TO_END,
@@ -79,7 +73,7 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
     async def ext_keys(request: Request) -> Response:
         neighbour = neighbour_of(request)
         container = parse(ExtKeyContainer, await read_body(request, MAX_BODY_BYTES))
-        _check_callback(container.ack_callback_url, neighbour)
+        check_callback(container.ack_callback_url, neighbour.url)
         return await _take_over(relay, neighbour.node, _read_headers(container))
 
     async def ack(request: Request) -> Response:
@@ -91,8 +85,8 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
     async def void(request: Request) -> Response:
         neighbour = neighbour_of(request)
         container = parse(VoidContainer, await read_body(request, MAX_BODY_BYTES), "void-request-not-understood")
-        _check_callback(container.ack_callback_url, neighbour)
-        _check_named(container)
+        check_callback(container.ack_callback_url, neighbour.url)
+        check_named(container)
         if container.ack_callback_url is None:
             return json_response(dump_acks(await relay.void_and_answer(neighbour.node, container)))
         await relay.void(neighbour.node, container)
@@ -113,7 +107,7 @@ def peer_api(federation: Federation, relay: Relay, stocks: Mapping[str, LinkKeyS
         ("POST", "/kmapi/v1/ext_keys/void"): void,
         ("POST", LINK_KEYS_PATH): link_keys,
     }
-    return PlainApi(lambda method, path: table.get((method, path), _not_found), _answer_error, _internal_error)
+    return PlainApi(lambda method, path: table.get((method, path), not_found), answer_error, internal_error)
 
 
 async def _take_over(relay: Relay, sender: str, incoming: Incoming) -> Response:
@@ -140,8 +134,7 @@ def _read_headers(container: ExtKeyContainer) -> Incoming:
     if HYBRID_TRANSPORT not in mandatory or END_TO_END not in mandatory:
         wrong = {"extension_mandatory": f"{HYBRID_TRANSPORT} and {END_TO_END} are required between these nodes"}
         raise BadRequestError("bare keys are not accepted", wrong, slug="missing-parameters")
-    if len({key.key_id for key in container.keys}) != len(container.keys):
-        raise BadRequestError("a key ID stands twice", {"keys": "key_id"})
+    check_key_ids(container)
     header = _read(HybridTransport, HYBRID_TRANSPORT, mandatory)
     end_to_end = _read(EndToEnd, END_TO_END, mandatory)
     return Incoming(container, header, end_to_end, str(uuid.uuid4()))
@@ -154,49 +147,3 @@ def _read(model: Any, name: str, members: Mapping[str, Any]) -> Any:
         findings = error.errors(include_url=False, include_context=False, include_input=False)[:8]
         wrong = {".".join((name, *map(str, finding["loc"]))): finding["msg"] for finding in findings}
         raise BadRequestError("an extension cannot be read", wrong) from None
-
-
-def _check_callback(url: str | None, neighbour: NeighbourSettings) -> None:
-    """Acknowledgements go to the neighbour's own API and nowhere else, whatever it asks for; without a URL, nowhere."""
-    if url is not None and not url.startswith(neighbour.url.rstrip("/") + "/"):
-        raise BadRequestError("the callback is not the caller's own", {"ack_callback_url": "another host or port"})
-
-
-def _check_named(container: VoidContainer) -> None:
-    if not container.key_ids and container.all_confirmation is not True:
-        details = {"no_all_confirmation": "no key_ids, and all_confirmation is not true"}
-        raise BadRequestError("no keys named", details, slug="no-key-ids-or-confirmation")
-
-
-async def _not_found(request: Request) -> Response:
-    title = f"{request.method} {request.scope['path'][:200]!r} is not part of ETSI GS QKD 020"
-    return json_response(problem(404, "bad-request-general-error", title, {}), 404)
-
-
-def _internal_error() -> Response:
-    return json_response(problem(500, "server-side-general-error", "the request could not be processed", {}), 500)
-
-
-def _answer_error(request: Request, error: Exception) -> Response | None:
-    if isinstance(error, MessageFormatError):
-        title = "the body is not what ETSI GS QKD 020 describes"
-        return json_response(problem(400, error.slug, title, error.details), 400)
-    if not isinstance(error, KmstnError):
-        return None
-    # Not `request.url`: it is made from the Host header, which may be anything.
-    where, said = request.scope["path"][:MAX_LOGGED_CHARACTERS], printable(str(error), MAX_LOGGED_CHARACTERS)
-    status, slug, details = 503, "server-side-general-error", {"cannot_serve": str(error)}
-    if isinstance(error, NotAuthorisedError):
-        status, slug, details = 401, "unauthorized", error.details
-    elif isinstance(error, BadRequestError):
-        status, slug, details = 400, error.slug, error.details
-        log.warning("refused a request on %r: %s %s", where, said, printable(str(error.details), MAX_LOGGED_CHARACTERS))
-    elif isinstance(error, OutcomeUnknownError):
-        status, slug, details = 408, "timeout", {"timeout": str(error)}
-        log.info("no outcome in time for %r: %s", where, said)
-    elif isinstance(error, CannotServeError):
-        slug, details = error.slug, {error.reason: str(error)}
-        log.info("cannot serve %r: %s", where, said)
-    elif not isinstance(error, DeviceError):
-        log.error("%r: %s", where, said)
-    return json_response(problem(status, slug, str(error), details), status)

@@ -4,19 +4,15 @@ Numbers in stock are kept by triggers (schema.sql), so that asking for them cost
 """
 
 import json
-import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 from node.core.kem_keys import KemKey
 from node.core.keys import Direction, Grade, KeyBlock, KeyRecord, KeyState, Parcel, PoolBlock
 from node.core.ports import SWEEP_SLICE
+from node.storage.foreign_ledger import ForeignKeys
 from node.storage.parcel_codec import parcel_from_bytes, parcel_to_bytes
-from node.storage.value_cipher import ValueCipher
-
-
-def _marks(values: Collection[object]) -> str:
-    return ",".join("?" * len(values))
+from node.storage.tables import Tables, question_marks
 
 
 @lru_cache(maxsize=1024)
@@ -24,29 +20,7 @@ def _names_to_json(names: tuple[str, ...]) -> str:
     return json.dumps(names)
 
 
-class _Tables:
-    def __init__(self, connection: sqlite3.Connection, cipher: ValueCipher) -> None:
-        self._sql = connection.execute
-        self._many = connection.executemany
-        self._cipher = cipher
-
-    def _seal(self, table: str, key_id: str, value: bytes) -> bytes:
-        return self._cipher.seal(f"{table}:{key_id}", value)
-
-    def _open(self, table: str, key_id: str, sealed: bytes) -> bytes:
-        return self._cipher.open(f"{table}:{key_id}", sealed)
-
-    def _counts(self, kind: str) -> dict[tuple[str, Direction, bool], int]:
-        rows = self._sql("SELECT owner, direction, ready, number FROM stock WHERE kind = ?", (kind,))
-        return {(owner, Direction(direction), bool(ready)): number for owner, direction, ready, number in rows}
-
-    def _stock(self, kind: str, owner: str) -> int:
-        query = "SELECT number FROM stock WHERE kind = ? AND owner = ? AND direction = 'out' AND ready = 1"
-        row = self._sql(query, (kind, owner)).fetchone()
-        return int(row[0]) if row else 0
-
-
-class _LinkKeys(_Tables):
+class _LinkKeys(Tables):
     def add_link_keys(self, link: str, direction: Direction, keys: Collection[KeyBlock], *, ready: bool) -> None:
         self._many(
             "INSERT OR IGNORE INTO link_key (key_id, link, direction, ready, sealed) VALUES (?, ?, ?, ?, ?)",
@@ -90,7 +64,7 @@ class _LinkKeys(_Tables):
         return tuple(row[0] for row in self._sql(query, (link, number)))
 
     def known_link_keys(self, key_ids: Collection[str]) -> set[str]:
-        query = f"SELECT key_id FROM link_key WHERE key_id IN ({_marks(key_ids)})"
+        query = f"SELECT key_id FROM link_key WHERE key_id IN ({question_marks(key_ids)})"
         return {row[0] for row in self._sql(query, tuple(key_ids))}
 
     def take_link_keys(self, link: str, number: int, reserve: int) -> tuple[KeyBlock, ...] | None:
@@ -108,7 +82,7 @@ class _LinkKeys(_Tables):
     def take_named_link_keys(self, link: str, key_ids: Sequence[str]) -> tuple[KeyBlock, ...] | None:
         query = (
             "DELETE FROM link_key WHERE link = ? AND direction = 'in' "
-            f"AND key_id IN ({_marks(key_ids)}) RETURNING key_id, sealed"
+            f"AND key_id IN ({question_marks(key_ids)}) RETURNING key_id, sealed"
         )
         taken = {key.key_id: key for key in self._opened(self._sql(query, (link, *key_ids)).fetchall())}
         return tuple(taken[key_id] for key_id in key_ids) if len(taken) == len(key_ids) else None
@@ -120,7 +94,7 @@ class _LinkKeys(_Tables):
         return tuple(KeyBlock(key_id, self._open("link_key", key_id, sealed)) for key_id, sealed in rows)
 
 
-class _Pools(_Tables):
+class _Pools(Tables):
     def add_blocks(self, peer: str, direction: Direction, blocks: Collection[PoolBlock], *, ready: bool) -> None:
         rows = [
             (b.key_id, peer, direction, int(ready), b.grade, self._seal("pool_block", b.key_id, b.value))
@@ -170,7 +144,7 @@ class _Pools(_Tables):
     def take_named_blocks(self, peer: str, key_ids: Sequence[str]) -> tuple[PoolBlock, ...] | None:
         query = (
             "DELETE FROM pool_block WHERE peer = ? AND direction = 'in' "
-            f"AND key_id IN ({_marks(key_ids)}) RETURNING key_id, grade, sealed"
+            f"AND key_id IN ({question_marks(key_ids)}) RETURNING key_id, grade, sealed"
         )
         taken = {block.key_id: block for block in self._blocks(self._sql(query, (peer, *key_ids)).fetchall())}
         return tuple(taken[key_id] for key_id in key_ids) if len(taken) == len(key_ids) else None
@@ -182,7 +156,7 @@ class _Pools(_Tables):
         return tuple(PoolBlock(k, self._open("pool_block", k, sealed), Grade(grade)) for k, grade, sealed in rows)
 
 
-class _Parcels(_Tables):
+class _Parcels(Tables):
     def remember_transfer(self, transfer_id: str, sender: str, expires_at: float) -> bool:
         query = "INSERT OR IGNORE INTO transfer VALUES (?, ?, ?)"
         return self._sql(query, (transfer_id, sender, expires_at)).rowcount == 1
@@ -195,14 +169,14 @@ class _Parcels(_Tables):
     def parcels_of(self, key_ids: Collection[str]) -> dict[str, Parcel]:
         query = (
             "SELECT key_id, parcel_id, sealed FROM parcel_key JOIN parcel USING (parcel_id) "
-            f"WHERE key_id IN ({_marks(key_ids)})"
+            f"WHERE key_id IN ({question_marks(key_ids)})"
         )
         rows = self._sql(query, tuple(key_ids)).fetchall()
         parcels = {parcel_id: self._parcel(parcel_id, sealed) for _key, parcel_id, sealed in rows}
         return {key_id: parcels[parcel_id] for key_id, parcel_id, _sealed in rows}
 
     def acknowledge(self, key_ids: Collection[str]) -> None:
-        query = f"DELETE FROM parcel_key WHERE key_id IN ({_marks(key_ids)}) RETURNING parcel_id"
+        query = f"DELETE FROM parcel_key WHERE key_id IN ({question_marks(key_ids)}) RETURNING parcel_id"
         touched = {row[0] for row in self._sql(query, tuple(key_ids)).fetchall()}
         rest = "NOT EXISTS (SELECT 1 FROM parcel_key WHERE parcel_key.parcel_id = parcel.parcel_id)"
         self._many(f"DELETE FROM parcel WHERE parcel_id = ? AND {rest}", [(one,) for one in touched])
@@ -218,7 +192,7 @@ class _Parcels(_Tables):
         return parcel_from_bytes(self._open("parcel", parcel_id, sealed))
 
 
-class _Records(_Tables):
+class _Records(Tables):
     def add_records(self, records: Collection[KeyRecord]) -> None:
         rows = [
             (
@@ -287,7 +261,7 @@ class _Records(_Tables):
             self._sql(f"DELETE FROM record WHERE key_id IN ({oldest})", (row[0] - number_kept,))
 
 
-class _KemKeys(_Tables):
+class _KemKeys(Tables):
     def add_kem_key(self, key: KemKey) -> None:
         sealed = self._seal("kem_key", key.key_id, key.private)
         row = (key.key_id, key.purpose, key.suite, key.public, sealed, key.expires_at)
@@ -304,7 +278,7 @@ class _KemKeys(_Tables):
         self._sql("DELETE FROM kem_key WHERE expires_at < ?", (expired_before,))
 
 
-class SqliteLedger(_LinkKeys, _Pools, _Parcels, _Records, _KemKeys):
+class SqliteLedger(_LinkKeys, _Pools, _Parcels, _Records, ForeignKeys, _KemKeys):
     """Everything one transaction may do, in SQL."""
 
     def sweep(self, now: float, limit: int = SWEEP_SLICE) -> tuple[tuple[str, ...], bool]:
@@ -313,6 +287,8 @@ class SqliteLedger(_LinkKeys, _Pools, _Parcels, _Records, _KemKeys):
             self._sql(f"DELETE FROM {table} WHERE {key} IN ({due.format(key, table)})", (now, limit)).rowcount
             for table, key in (("transfer", "transfer_id"), ("parcel", "parcel_id"))
         ]
+        oldest = "SELECT kms, key_id FROM foreign_key WHERE expires_at < ? ORDER BY expires_at LIMIT ?"
+        dropped.append(self._sql(f"DELETE FROM foreign_key WHERE (kms, key_id) IN ({oldest})", (now, limit)).rowcount)
         # A block whose parcel expired unacknowledged must not stay pending for ever. The stock tells of whom there are
         # pending ones, so that the index leads to them.
         pending = (

@@ -49,6 +49,20 @@ CREATE TABLE IF NOT EXISTS deposit (
     key_id TEXT NOT NULL, slave_sae TEXT NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (key_id, slave_sae)
 ) STRICT, WITHOUT ROWID;
+-- What passed between this node and foreign KMSs. `sealed` = a digest of the key, empty for those that were sent.
+CREATE TABLE IF NOT EXISTS foreign_key (
+    kms TEXT NOT NULL, key_id TEXT NOT NULL, direction TEXT NOT NULL, initiator_sae TEXT NOT NULL,
+    target_saes TEXT NOT NULL, sealed BLOB NOT NULL, expires_at REAL NOT NULL, outcome TEXT, told INTEGER NOT NULL,
+    PRIMARY KEY (kms, key_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS foreign_key_expiry ON foreign_key (expires_at);
+CREATE INDEX IF NOT EXISTS foreign_key_untold ON foreign_key (kms, key_id) WHERE told = 0 AND outcome IS NOT NULL;
+CREATE TRIGGER IF NOT EXISTS foreign_key_in AFTER INSERT ON foreign_key BEGIN
+    INSERT INTO stock VALUES ('foreign', NEW.kms, 'in', 1, 1) ON CONFLICT DO UPDATE SET number = number + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS foreign_key_out AFTER DELETE ON foreign_key BEGIN
+    UPDATE stock SET number = number - 1 WHERE kind = 'foreign' AND owner = OLD.kms AND direction = 'in' AND ready = 1;
+END;
 CREATE TRIGGER IF NOT EXISTS link_key_in AFTER INSERT ON link_key BEGIN
     INSERT INTO stock VALUES ('link', NEW.link, NEW.direction, NEW.ready, 1)
     ON CONFLICT DO UPDATE SET number = number + 1;

@@ -37,6 +37,7 @@ _SEALED = (
     ("parcel", "parcel_id"),
     ("deposit", "key_id"),
     ("kem_key", "key_id"),
+    ("foreign_key", "kms || ':' || key_id"),
 )
 _NOT_STORES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -155,7 +156,8 @@ def _check_books(connection: sqlite3.Connection) -> None:
     counted = connection.execute(
         "SELECT 'link', link, direction, ready, count(*) FROM link_key GROUP BY 2, 3, 4 "
         "UNION ALL SELECT 'pool', peer, direction, ready, count(*) FROM pool_block GROUP BY 2, 3, 4 "
-        "UNION ALL SELECT 'void', '', 'in', 1, count(*) FROM record WHERE slave_saes = '[]' HAVING count(*) > 0"
+        "UNION ALL SELECT 'void', '', 'in', 1, count(*) FROM record WHERE slave_saes = '[]' HAVING count(*) > 0 "
+        "UNION ALL SELECT 'foreign', kms, 'in', 1, count(*) FROM foreign_key GROUP BY 2"
     )
     if set(kept) != set(counted):
         raise StoreDamagedError("damaged: its stock is not what is counted")

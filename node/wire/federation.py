@@ -17,7 +17,8 @@ END_TO_END = "E32473_end_to_end"
 PROVENANCE = "E32473_provenance"
 LINK_KEYS_PATH = "/federation/v1/link_keys"
 
-HopProtection = Literal["qkd+pqc", "pqc"]
+# `tls`: to or from a foreign KMS, which knows none of our transport.
+HopProtection = Literal["qkd+pqc", "pqc", "tls"]
 # Why a destination kept no key, where the origin must draw a conclusion: it lacks the pool blocks, or has other ones.
 Refusal = Literal["does-not-open"]
 
@@ -54,11 +55,16 @@ class KemPublicKey(Strict):
 
 
 class NodeAdvert(Strict):
-    """What a node says of itself, signed with the key of its certificate. Times in Unix seconds."""
+    """What a node says of itself, signed with the key of its certificate. Times in Unix seconds.
+
+    `foreign_saes` are those of `saes` that live behind a foreign KMS, by KMS: keys for them are relayed when asked for,
+    in transfers of their own, and answered once the foreign KMS has taken them.
+    """
 
     node: SaeId
     domain: Domain
     saes: tuple[SaeId, ...] = Field(max_length=1024)
+    foreign_saes: tuple[tuple[SaeId, ...], ...] = Field(default=(), max_length=16)
     suites: tuple[Name, ...] = Field(max_length=32)
     kem_keys: tuple[KemPublicKey, ...] = Field(max_length=64)
     issued_at: float = Field(allow_inf_nan=False)
