@@ -128,6 +128,7 @@ class Node:
         world = World(self._store, self._clock, SystemRandomness(), self._tasks, self._peers, foreign)
         self._core = core = Core(settings, world, self._devices(), self._owner_of, _signer(settings.identity_dir).sign)
         self.health = Health(settings, sealing, core.federation, core.watches, core.stocks, core.pools.peers)
+        self.health.foreign_kms = core.gateway.answering
         self.health.store_says = lambda: self._store.failure
 
     async def start(self) -> None:

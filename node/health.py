@@ -37,6 +37,8 @@ class Health:
         self.store_failure: str | None = None
         self.store_says: Callable[[], str | None] = lambda: None
         self.tpm_failure: str | None = None
+        # Others' machines: when one does not answer, this node is well all the same.
+        self.foreign_kms: Mapping[str, bool] = {}
 
     def refusal(self) -> str | None:
         """Return why no key is served now: what the store says of itself, or housekeeping of it. None if any is."""
@@ -64,6 +66,7 @@ class Health:
             "sealing": self._sealing,
             "saes": list(self._settings.saes),
             "neighbours": [self._neighbour(watch) for watch in self._watches.values()],
+            "foreign_kms": [{"name": name, "reachable": answers} for name, answers in self.foreign_kms.items()],
             "devices": [_device(stock) for stock in self._stocks.values()],
             "routes": self._routes(),
             "counters": {

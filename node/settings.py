@@ -157,3 +157,13 @@ class NodeSettings(Frozen):
     advert_interval_s: float = Field(default=1.0, gt=0)
     advert_lifetime_s: float = Field(default=30.0, gt=0)
     kem_key_lifetime_s: float = Field(default=3600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _name_each_sae_once(self) -> Self:
+        named = [*self.saes, *(sae for kms in self.foreign_kms for sae in kms.saes)]
+        twice = sorted({sae for sae in named if named.count(sae) > 1})
+        if twice:
+            raise ValueError(f"SAEs are at home once, at this node or behind one foreign KMS: {', '.join(twice)}")
+        if len({kms.name for kms in self.foreign_kms}) < len(self.foreign_kms):
+            raise ValueError("each foreign KMS needs a name of its own")
+        return self

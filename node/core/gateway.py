@@ -37,7 +37,7 @@ LOOK_INTERVAL_S = 2.0
 
 
 class Gateway:
-    """The side of one node that faces foreign KMSs."""
+    """The side of one node that faces foreign KMSs; `answering`: which of them answer, when last asked."""
 
     def __init__(self, settings: NodeSettings, federation: Federation, relay: Relay, world: World) -> None:
         self._settings = settings
@@ -46,7 +46,7 @@ class Gateway:
         self._world = world
         self._kms = {neighbour_name(kms.name): kms for kms in settings.foreign_kms}
         self._answers: dict[str, Answer] = {}
-        self.answers = dict.fromkeys(self._kms, False)
+        self.answering = {kms.name: False for kms in settings.foreign_kms}
         relay.tell_foreign(self._tell)
 
     async def accept(self, kms: str, container: ExtKeyContainer) -> None:
@@ -99,9 +99,9 @@ class Gateway:
         await self._end_overdue(kms)
         try:
             await self._world.neighbour(kms).versions()
-            self.answers[kms] = True
+            self.answering[self._kms[kms].name] = True
         except PeerError:
-            self.answers[kms] = False
+            self.answering[self._kms[kms].name] = False
 
     async def _end_overdue(self, kms: str) -> None:
         """Give up keys of a foreign KMS whose arrival was not acknowledged in time, and have them voided."""

@@ -338,6 +338,16 @@ async def test_demand_for_qkd_is_not_met_behind_a_foreign_kms(federation: Foreig
     assert partner.told(EXT_KEYS) == []
 
 
+async def test_status_says_which_foreign_kms_answers(federation: ForeignFederation) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            found = (await federation.status("n2"))["foreign_kms"]
+            if found == [{"name": "partner", "reachable": True}, {"name": "other", "reachable": True}]:
+                break
+            await asyncio.sleep(0.05)
+    assert (await federation.status("n1"))["foreign_kms"] == []
+
+
 async def test_certificates_open_their_own_door_only(federation: ForeignFederation, partner: PlainKms) -> None:
     authority = make_authority("partner")
     stranger = issue(authority, Role.NODE, "partner", dns=("kms.partner.example",), uris=())
